@@ -35,7 +35,8 @@ class BuildPolicy(Frozen):
     """What changes the build. Only this part enters a bento's digest."""
 
     runtime: Literal["native", "pyfunc"] = Field(
-        "native", description="native: load without mlflow where the flavor allows; pyfunc: always through mlflow.pyfunc."
+        "native",
+        description="native: load without mlflow where the flavor allows; pyfunc: always through mlflow.pyfunc.",
     )
     requirements: tuple[str, ...] = Field(
         (), description="Extra pip requirements for the model's environment, added to the model's own pins."
@@ -63,7 +64,9 @@ class CheckPolicy(Frozen):
     """Answers over the wire against in-process predictions, before any traffic."""
 
     rows: int = Field(200, ge=1, description="Rows of the reference sent over the wire.")
-    tolerance: float = Field(1e-9, ge=0, description="Largest absolute difference of numeric answers that counts as equal.")
+    tolerance: float = Field(
+        1e-9, ge=0, description="Largest absolute difference of numeric answers that counts as equal."
+    )
 
 
 class ShadowPolicy(Frozen):
@@ -87,7 +90,9 @@ class SplitPolicy(Frozen):
     steps: tuple[Annotated[int, Field(ge=1, le=99)], ...] = Field(
         (10, 50), description="Candidate weights in percent, ascending; empty promotes straight from the shadow."
     )
-    min_requests: int = Field(150, ge=1, description="Requests assigned to the candidate needed before a step can end well.")
+    min_requests: int = Field(
+        150, ge=1, description="Requests assigned to the candidate needed before a step can end well."
+    )
     max_seconds: Seconds = Field(180.0, description="After this long without a verdict a step is INCONCLUSIVE.")
     sticky: StickyKey | None = Field(StickyKey(), description="None assigns every request by itself.")
 
@@ -109,7 +114,9 @@ class LatencyMetric(Frozen):
 
     quantile: Share = Field(0.95)
     max_ratio: float = Field(2.0, gt=0, description="Candidate quantile / baseline quantile above this is a ROLLBACK.")
-    slack_ms: float = Field(10.0, ge=0, description="Milliseconds added to the bound, so that noise on fast models does not decide.")
+    slack_ms: float = Field(
+        10.0, ge=0, description="Milliseconds added to the bound, so that noise on fast models does not decide."
+    )
 
 
 class DisagreementMetric(Frozen):
@@ -117,27 +124,44 @@ class DisagreementMetric(Frozen):
 
     max_rate: Share = Field(0.2, description="Largest tolerated share of joined answers with another class.")
     max_mean_difference: float | None = Field(
-        None, gt=0, description="Numeric answers: largest tolerated |mean difference| in units of the baseline's standard deviation. None: reported, no gate."
+        None,
+        gt=0,
+        description="Numeric answers: largest tolerated |mean difference| in units of the baseline's standard deviation. None: reported, no gate.",
     )
 
 
 class LabelMetric(Frozen):
     """Loss on labels that came back, paired by request id."""
 
-    loss: Literal["auto", "zero_one", "absolute", "squared"] = Field("auto", description="auto: zero_one for classes, absolute for numbers.")
-    margin: float = Field(0.02, gt=0, description="Non-inferiority margin: the candidate's mean loss may be this much higher.")
+    loss: Literal["auto", "zero_one", "absolute", "squared"] = Field(
+        "auto", description="auto: zero_one for classes, absolute for numbers."
+    )
+    margin: float = Field(
+        0.02, gt=0, description="Non-inferiority margin: the candidate's mean loss may be this much higher."
+    )
     scale: float = Field(1.0, gt=0, description="Numeric losses are divided by this and clipped to [0, 1].")
-    required: bool = Field(False, description="True: no promotion before labels have decided. False: labels decide only where they came.")
-    min_pairs: int = Field(100, ge=1, description="Labelled pairs below which labels stay INCONCLUSIVE (when required) or silent.")
+    required: bool = Field(
+        False, description="True: no promotion before labels have decided. False: labels decide only where they came."
+    )
+    min_pairs: int = Field(
+        100, ge=1, description="Labelled pairs below which labels stay INCONCLUSIVE (when required) or silent."
+    )
 
 
 class DriftMetric(Frozen):
     """Evidently drift of inputs and predictions; a gate only on windows large enough for it."""
 
-    threshold: float = Field(0.25, gt=0, description="Evidently 'psi' score per column above which the column has drifted.")
-    max_share: Share = Field(1.0, description="Largest tolerated share of drifted input columns against the training reference; 1 reports only.")
+    threshold: float = Field(
+        0.25, gt=0, description="Evidently 'psi' score per column above which the column has drifted."
+    )
+    max_share: Share = Field(
+        1.0,
+        description="Largest tolerated share of drifted input columns against the training reference; 1 reports only.",
+    )
     max_prediction_drift: float | None = Field(
-        0.25, gt=0, description="PSI of the candidate's predictions against the baseline's on the same requests. None: reports only."
+        0.25,
+        gt=0,
+        description="PSI of the candidate's predictions against the baseline's on the same requests. None: reports only.",
     )
     min_rows: int = Field(300, ge=1, description="Windows smaller than this are INCONCLUSIVE for drift.")
 
@@ -145,7 +169,9 @@ class DriftMetric(Frozen):
 class SchemaMetric(Frozen):
     """Live inputs against the schema of the reference (types, nulls, ranges, categories)."""
 
-    max_invalid: Share = Field(0.05, description="Largest tolerated share of rows that break the signature's types or nullability.")
+    max_invalid: Share = Field(
+        0.05, description="Largest tolerated share of rows that break the signature's types or nullability."
+    )
 
 
 class Metrics(Frozen):
@@ -163,7 +189,9 @@ class Limits(Frozen):
     """How hard one model may be pressed, and how long a candidate may take before the baseline answers instead."""
 
     timeout_seconds: Seconds = Field(10.0, description="A request that no arm answered in this time ends with 504.")
-    candidate_timeout_seconds: Seconds = Field(0.5, description="After this long without the candidate's answer the baseline is asked too.")
+    candidate_timeout_seconds: Seconds = Field(
+        0.5, description="After this long without the candidate's answer the baseline is asked too."
+    )
     max_connections: int = Field(1024, ge=1)
     max_pending: int = Field(1024, ge=1)
     requests_per_second: int | None = Field(None, ge=1, description="Local rate limit for the model; None: no limit.")
@@ -182,15 +210,21 @@ class ReleasePolicy(Frozen):
     limits: Limits = Limits()
     alpha: float = Field(0.05, gt=0, lt=0.5, description="Chance of a wrong decision per direction, over all looks.")
     look_seconds: Seconds = Field(2.0, description="How often the evidence is looked at.")
-    lease_seconds: Seconds = Field(30.0, description="Evaluation traffic returns to the baseline when nobody renewed it for this long.")
+    lease_seconds: Seconds = Field(
+        30.0, description="Evaluation traffic returns to the baseline when nobody renewed it for this long."
+    )
     bake_seconds: float = Field(10.0, ge=0, description="How long the previous version stays warm after promotion.")
     approval: bool = Field(False, description="True: a person decides in the Prefect UI before promotion.")
-    approval_seconds: Seconds = Field(86400.0, description="An approval not given in this time returns to the baseline.")
+    approval_seconds: Seconds = Field(
+        86400.0, description="An approval not given in this time returns to the baseline."
+    )
     on_inconclusive: Literal["rollback", "approval"] = Field("rollback", description="What INCONCLUSIVE leads to.")
     on_manual_champion: Literal["follow", "restore"] = Field(
         "follow", description="A champion alias moved by hand: follow it through the same doors, or put it back."
     )
-    tolerate_busy: Literal["wait", "refuse"] = Field("refuse", description="What a second release of the model does while one is open.")
+    tolerate_busy: Literal["wait", "refuse"] = Field(
+        "refuse", description="What a second release of the model does while one is open."
+    )
 
     def digest(self) -> str:
         """``sha256:…`` of the canonical JSON of the whole policy."""
@@ -227,12 +261,14 @@ def load_policy(folder: Path | None, model: str) -> tuple[ReleasePolicy, str]:
     Looks for ``<folder>/<model>.yaml``, then ``<folder>/default.yaml``, then the documented defaults. Raises PolicyError
     for a file that cannot be read, is not a mapping, or has unknown keys.
     """
-    for path in ([folder / f"{model}.yaml", folder / "default.yaml"] if folder is not None else []):
+    for path in [folder / f"{model}.yaml", folder / "default.yaml"] if folder is not None else []:
         if path.exists():
             try:
                 values = yaml.safe_load(path.read_text())
             except (OSError, yaml.YAMLError) as error:
-                raise PolicyError(f"policy {path}: cannot be read as YAML: {error}. Mend the file and run again.") from error
+                raise PolicyError(
+                    f"policy {path}: cannot be read as YAML: {error}. Mend the file and run again."
+                ) from error
             if values is None:
                 values = {}
             if not isinstance(values, dict):

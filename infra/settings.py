@@ -14,13 +14,17 @@ class StackSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SHIPWAY_", frozen=True)
 
     home: Path = Field(Path(".shipway"), description="Folder of all state and logs; made if missing.")
-    host: str = Field("127.0.0.1", description="Address that gateway, receiver and servers listen on; loopback unless changed.")
+    host: str = Field(
+        "127.0.0.1", description="Address that gateway, receiver and servers listen on; loopback unless changed."
+    )
     mlflow_port: int = Field(15500, ge=1, le=65535, description="Port of the stack's own MLflow server.")
     prefect_port: int = Field(14200, ge=1, le=65535, description="Port of the stack's own Prefect server.")
     gateway_port: int = Field(18080, ge=1, le=65535, description="Port that clients send requests to.")
     gateway_admin_port: int = Field(19901, ge=1, le=65535, description="Envoy's admin port; always on loopback.")
     receiver_port: int = Field(18081, ge=1, le=65535, description="Port of the webhook receiver and the reports.")
-    policies: Path | None = Field(None, description="Folder of release policies, <model>.yaml and default.yaml; None: the built-in defaults.")
+    policies: Path | None = Field(
+        None, description="Folder of release policies, <model>.yaml and default.yaml; None: the built-in defaults."
+    )
     reconcile_seconds: float = Field(60.0, gt=0, description="Period of the reconcile flow, in seconds.")
     retention_days: float = Field(30.0, gt=0, description="Prediction log older than this is deleted, in days.")
 

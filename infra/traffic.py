@@ -45,18 +45,28 @@ class TrafficPlan:
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
         if names not in (["baseline"], ["baseline", "candidate"]):
-            raise TrafficPlanError(f"plan of {self.model}: expected the arm baseline, or baseline and candidate in that order, found {names}")
+            raise TrafficPlanError(
+                f"plan of {self.model}: expected the arm baseline, or baseline and candidate in that order, found {names}"
+            )
         for arm in self.arms:
             if not 0 <= arm.weight <= 100 or not 0 <= arm.mirror_percent <= 100:
-                raise TrafficPlanError(f"plan of {self.model}: arm {arm.name} has weight {arm.weight} and mirror {arm.mirror_percent}; both must lie in 0..100")
+                raise TrafficPlanError(
+                    f"plan of {self.model}: arm {arm.name} has weight {arm.weight} and mirror {arm.mirror_percent}; both must lie in 0..100"
+                )
         total = sum(arm.weight for arm in self.arms)
         if total != 100:
-            raise TrafficPlanError(f"plan of {self.model}: weights must sum to 100, found {' + '.join(str(arm.weight) for arm in self.arms)} = {total}")
+            raise TrafficPlanError(
+                f"plan of {self.model}: weights must sum to 100, found {' + '.join(str(arm.weight) for arm in self.arms)} = {total}"
+            )
         if self.baseline.mirror_percent:
-            raise TrafficPlanError(f"plan of {self.model}: only a candidate can be mirrored to, found a mirror to the baseline")
+            raise TrafficPlanError(
+                f"plan of {self.model}: only a candidate can be mirrored to, found a mirror to the baseline"
+            )
         candidate = self.candidate
         if candidate is not None and (candidate.weight or candidate.mirror_percent) and self.expires_at is None:
-            raise TrafficPlanError(f"plan of {self.model}: candidate traffic is a lease and needs expires_at (unix seconds)")
+            raise TrafficPlanError(
+                f"plan of {self.model}: candidate traffic is a lease and needs expires_at (unix seconds)"
+            )
 
     @property
     def baseline(self) -> Arm:

@@ -73,7 +73,13 @@ class Verdict:
             "candidate": self.candidate,
             "reason": self.reason,
             "metrics": [
-                {"metric": m.metric, "outcome": m.outcome.value, "why": m.why, "numbers": dict(m.numbers), "needs": m.needs}
+                {
+                    "metric": m.metric,
+                    "outcome": m.outcome.value,
+                    "why": m.why,
+                    "numbers": dict(m.numbers),
+                    "needs": m.needs,
+                }
                 for m in self.metrics
             ],
         }
