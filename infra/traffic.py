@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from bentos.errors import PermanentError
@@ -39,7 +39,7 @@ class TrafficPlan:
     model: str
     arms: tuple[Arm, ...]
     sticky: StickyKey | None = None
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     expires_at: float | None = None
 
     def __post_init__(self) -> None:

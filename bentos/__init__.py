@@ -1,0 +1,1 @@
+"""What is released: registry, runner, service and build."""

@@ -1,0 +1,1 @@
+"""One file a flavor: artifact folder in, predictor out."""

@@ -1,0 +1,1 @@
+"""The embedded stack: the parts a release needs, as supervised child processes."""

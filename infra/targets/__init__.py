@@ -1,0 +1,1 @@
+"""Targets run versions."""
