@@ -1,0 +1,75 @@
+# Two commands do everything: `make demo` and `make test`. python3, python3-venv and make are enough.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+# Bytecode is compiled at install: an uncompiled `import mlflow` takes twice as long, in every process of every flow.
+INSTALL := env -u PYTHONDONTWRITEBYTECODE UV_COMPILE_BYTECODE=1 VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip
+LOCK := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet \
+	--custom-compile-command "make lock"
+EXTRAS := --extra demo --extra onnx --extra xgboost --extra lightgbm
+
+.PHONY: help demo test lint bench up down lock lock-check clean
+
+help:  ## Lists the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+demo: $(VENV)/.run  ## Four real model versions, each to its verdict, on this machine
+	@$(BIN)/shipway demo $(if $(KEEP),--keep)
+
+test: $(VENV)/.dev  ## Every test, on real parts
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev lock-check  ## ruff, mypy strict, import-linter, and whether the lock is fresh
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(VENV)/.dev  ## Measures this machine; results under .shipway/bench
+	@$(BIN)/python -m benchmarks
+
+up: $(VENV)/.run  ## Starts the embedded stack
+	@$(BIN)/shipway up
+
+down: $(VENV)/.run  ## Stops it
+	@$(BIN)/shipway down
+
+$(UV): requirements/bootstrap.txt
+	@echo "→ making $(VENV) with uv"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	@touch $(UV)
+
+$(VENV)/.run: $(UV) requirements/run.txt pyproject.toml
+	@if [ -e $(VENV)/.dev ]; then touch $@; else \
+	echo "→ installing what the demo needs from the lock"; \
+	$(INSTALL) install --require-hashes -r requirements/run.txt; \
+	$(INSTALL) install --quiet --no-deps --no-build-isolation -e .; touch $@; fi
+
+$(VENV)/.dev: $(UV) requirements/dev.txt pyproject.toml
+	@echo "→ installing what the tests need from the lock"
+	@$(INSTALL) install --require-hashes -r requirements/dev.txt
+	@$(INSTALL) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@ $(VENV)/.run
+
+lock: $(UV)  ## Renews the lock from pyproject.toml
+	@$(LOCK) $(EXTRAS) --group dev --upgrade -o requirements/dev.txt
+	@$(LOCK) --extra demo --group build -c requirements/dev.txt -o requirements/run.txt
+	@printf 'uv\n' | $(UV) pip compile - --universal --generate-hashes --quiet -c requirements/dev.txt \
+	  --custom-compile-command "make lock" -o requirements/bootstrap.txt
+
+lock-check: $(UV)
+	@mkdir -p $(VENV)/lock && cp requirements/*.txt $(VENV)/lock/
+	@$(LOCK) $(EXTRAS) --group dev -o $(VENV)/lock/dev.txt
+	@$(LOCK) --extra demo --group build -c requirements/dev.txt -o $(VENV)/lock/run.txt
+	@for f in dev run; do diff -q <(grep -v '^ *#' requirements/$$f.txt) <(grep -v '^ *#' $(VENV)/lock/$$f.txt) >/dev/null || \
+	  { echo "requirements/$$f.txt is stale: pyproject.toml asks for something else. Run 'make lock' and commit it."; exit 1; }; done
+
+clean:  ## Removes the environment and all state
+	@if [ -x $(BIN)/shipway ]; then $(BIN)/shipway down || true; fi
+	@rm -rf $(VENV) .shipway
