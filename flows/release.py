@@ -164,24 +164,22 @@ def _forward(world: World, release: Open, policy: ReleasePolicy, evidence: Evide
         if candidate not in world.ready:
             return Step(Do.DEPLOY, candidate)
         return Step(Do.CHECK, candidate)
-    if evidence["check"] is not Outcome.PROMOTE:
-        return Step(Do.DECIDE, outcome=evidence["check"], why="its answers over the wire")
-    if baseline is None or release.kind != "promote" or world.champion == candidate:
-        return Step(Do.DECIDE, outcome=Outcome.PROMOTE, why=_without_traffic(release))
-    return _evaluate(world, release, policy, evidence, baseline)
+    checked = evidence["check"]
+    unsure = checked is Outcome.INCONCLUSIVE and policy.on_inconclusive == "approval"
+    if checked is not Outcome.PROMOTE and not unsure:
+        return Step(Do.DECIDE, outcome=checked, stage="check")
+    if release.kind != "promote" or (baseline is not None and world.champion == candidate):
+        return Step(Do.DECIDE, outcome=checked, why="champion was moved by hand")
+    asks = policy.approval or unsure
+    if baseline is None:
+        return _decide(world, release, asks)
+    return _evaluate(world, release, policy, evidence, asks)
 
 
-def _without_traffic(release: Open) -> str:
-    if release.kind == "rollback":
-        return "asked to roll back"
-    if release.baseline is None:
-        return "nothing to compare with: judged by the wire check and a replay of the reference"
-    return "champion was moved by hand"
-
-
-def _evaluate(world: World, release: Open, policy: ReleasePolicy, evidence: Evidence, baseline: str) -> Step:
-    """Mirror, split and approval, each entered only through the one before."""
-    candidate = release.candidate
+def _evaluate(world: World, release: Open, policy: ReleasePolicy, evidence: Evidence, asks: bool) -> Step:
+    """Mirror, then split, each entered only through the one before."""
+    candidate, baseline = release.candidate, release.baseline
+    assert baseline is not None
     stages: list[tuple[str, Routes, Step]] = []
     if policy.shadow.percent > 0:
         routes = Routes(baseline, candidate, 0, policy.shadow.percent)
@@ -190,7 +188,6 @@ def _evaluate(world: World, release: Open, policy: ReleasePolicy, evidence: Evid
         (f"split-{weight}", Routes(baseline, candidate, weight), Step(Do.SPLIT, candidate, weight=weight))
         for weight in policy.split.steps
     )
-    asks = policy.approval
     for stage, routes, enter in stages:
         outcome = evidence.get(stage)
         if outcome is Outcome.PROMOTE:
@@ -205,13 +202,21 @@ def _evaluate(world: World, release: Open, policy: ReleasePolicy, evidence: Evid
         if candidate not in world.ready:
             return Step(Do.DEPLOY, candidate)
         return enter
+    return _decide(world, release, asks)
+
+
+def _decide(world: World, release: Open, asks: bool) -> Step:
+    """Everything the policy wanted to see was seen; a person may have the last word."""
+    baseline = release.baseline
     if asks and release.approved is None:
-        if world.routes != Routes(baseline):
+        if baseline is not None and world.routes != Routes(baseline):
             return Step(Do.ROUTE, baseline, why="the baseline answers alone while a person decides")
-        return Step(Do.APPROVE, candidate)
+        return Step(Do.APPROVE, release.candidate)
     if release.approved is False:
         return Step(Do.DECIDE, outcome=Outcome.ROLLBACK, why="a person refused it")
-    return Step(Do.DECIDE, outcome=Outcome.PROMOTE, why="a person approved it" if release.approved else "")
+    if release.approved:
+        return Step(Do.DECIDE, outcome=Outcome.PROMOTE, why="a person approved it")
+    return Step(Do.DECIDE, outcome=Outcome.PROMOTE)
 
 
 def _commit(world: World, release: Open, policy: ReleasePolicy) -> Step:

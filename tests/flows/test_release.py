@@ -65,7 +65,7 @@ def effects(state: State, step: Step) -> Iterator[State]:
             ):
                 yield to(noted(decision=Outcome.ERROR))
         case Do.CHECK:
-            for outcome in (Outcome.PROMOTE, Outcome.ROLLBACK, Outcome.ERROR):
+            for outcome in (Outcome.PROMOTE, Outcome.ROLLBACK, Outcome.INCONCLUSIVE, Outcome.ERROR):
                 yield to(w, (*state.evidence, ("check", outcome)))
         case Do.ROUTE:
             yield to(replace(w, routes=Routes(step.version)))
@@ -134,7 +134,8 @@ def check_step(state: State, step: Step, rules: ReleasePolicy) -> None:
     if step.do in (Do.ROUTE, Do.SHADOW, Do.SPLIT):
         assert step.version in w.ready, f"{step} gives traffic to an arm that is not ready"
     if step.do in (Do.SHADOW, Do.SPLIT):
-        assert release.vetted and release.built and dict(state.evidence)["check"] is Outcome.PROMOTE
+        passed = (Outcome.PROMOTE, Outcome.INCONCLUSIVE if rules.on_inconclusive == "approval" else Outcome.PROMOTE)
+        assert release.vetted and release.built and dict(state.evidence)["check"] in passed
         assert release.decision is None and w.routes.baseline == release.baseline
     if step.do is Do.SPLIT and rules.shadow.percent:
         assert dict(state.evidence)["shadow"] is Outcome.PROMOTE
@@ -146,6 +147,8 @@ def check_step(state: State, step: Step, rules: ReleasePolicy) -> None:
         )
     if step.do is Do.UNROUTE:
         assert w.champion is None or (release is not None and release.baseline is None)
+    if step.do is Do.DECIDE and step.outcome is Outcome.PROMOTE and not release.approved:
+        assert dict(state.evidence)["check"] is Outcome.PROMOTE, "promoted an unchecked version"
     if step.do is Do.DECIDE and step.outcome is Outcome.PROMOTE and release.kind == "promote" and release.baseline:
         by_hand = w.champion == release.candidate
         inconclusive_ok = release.approved is True
