@@ -1,0 +1,39 @@
+"""LightGBM models, without mlflow: native boosters and scikit-learn estimators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bentos.coerced import Coerced
+from bentos.loaders.interface import Prediction
+from bentos.loaders.results import add_code, normalise
+from bentos.loaders.sklearn import chances, read_estimator
+
+
+def load(folder: Path, mlmodel: Mapping[str, Any]) -> LightgbmPredictor:
+    """The predictor of a folder with flavor ``lightgbm``."""
+    conf = mlmodel["flavors"]["lightgbm"]
+    add_code(folder, conf)
+    path = folder / conf["data"]
+    if conf.get("model_class", "lightgbm.basic.Booster") == "lightgbm.basic.Booster":
+        import lightgbm
+
+        return LightgbmPredictor(lightgbm.Booster(model_file=str(path)))
+    serialization = conf.get("serialization_format", "cloudpickle")
+    return LightgbmPredictor(read_estimator(path, serialization, conf.get("skops_trusted_types")))
+
+
+@dataclass(frozen=True)
+class LightgbmPredictor:
+    """A Booster or an LGBMModel, given a frame."""
+
+    model: Any
+
+    def predict(self, data: Coerced, params: Mapping[str, Any], *, probabilities: bool = False) -> Prediction:
+        """Answer ``data``; params are ignored, as MLflow ignores them for LightGBM."""
+        form = data.frame() if data.columns is not None else data.array()
+        values = normalise(self.model.predict(form))
+        return Prediction(values, *chances(self.model, form)) if probabilities else Prediction(values)

@@ -1,0 +1,85 @@
+"""scikit-learn models, without mlflow: skops, cloudpickle or pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bentos.coerced import Coerced
+from bentos.loaders.interface import LoadError, Prediction
+from bentos.loaders.results import add_code, normalise
+
+
+def load(folder: Path, mlmodel: Mapping[str, Any]) -> SklearnPredictor:
+    """The predictor of a folder with flavor ``sklearn``; answers with the method that ``pyfunc_predict_fn`` named."""
+    conf = mlmodel["flavors"]["sklearn"]
+    pyfunc = mlmodel["flavors"].get("python_function", {})
+    add_code(folder, conf)
+    name = conf.get("pickled_model") or pyfunc.get("model_path") or "model.pkl"
+    estimator = read_estimator(
+        folder / name, conf.get("serialization_format", "pickle"), conf.get("skops_trusted_types")
+    )
+    method = pyfunc.get("predict_fn") or "predict"
+    if not hasattr(estimator, method):
+        raise LoadError(
+            f"{type(estimator).__name__} in {folder} has no method {method!r}: log it with another predict_fn"
+        )
+    return SklearnPredictor(estimator, method, framed=hasattr(estimator, "feature_names_in_"))
+
+
+def read_estimator(path: Path, serialization: str, trusted: list[str] | None) -> Any:
+    """An estimator from its file. Running it runs the model's code; skops admits only ``trusted`` types beside its own.
+
+    Raises LoadError for an unknown serialization; what the library raises passes through.
+    """
+    if serialization == "skops":
+        from skops.io import load as load_skops
+
+        return load_skops(path, trusted=trusted)
+    if serialization not in ("pickle", "cloudpickle"):
+        raise LoadError(f"{path}: unknown serialization {serialization!r}, expected skops, cloudpickle or pickle")
+    with path.open("rb") as file:
+        if serialization == "cloudpickle":
+            import cloudpickle
+
+            return cloudpickle.load(file)
+        import pickle
+
+        return pickle.load(file)  # noqa: S301 the version was vetted, and this is its own environment
+
+
+def chances(estimator: Any, data: Any) -> tuple[np.ndarray | None, tuple[Any, ...] | None]:
+    """Class probabilities [rows x classes] and the classes, or (None, None) where there are none, or many outputs."""
+    if not hasattr(estimator, "predict_proba"):
+        return None, None
+    found = estimator.predict_proba(data)
+    if not isinstance(found, np.ndarray) or found.ndim != 2:
+        return None, None
+    classes = getattr(estimator, "classes_", None)
+    return found, None if classes is None else tuple(np.asarray(classes).tolist())
+
+
+@dataclass(frozen=True)
+class SklearnPredictor:
+    """An estimator. It takes a frame, or an array where it was fitted on one and every column is a number."""
+
+    estimator: Any
+    method: str
+    framed: bool
+
+    def predict(self, data: Coerced, params: Mapping[str, Any], *, probabilities: bool = False) -> Prediction:
+        """Answer ``data``; params are ignored, as MLflow ignores them for scikit-learn."""
+        form = self._form(data)
+        values = normalise(getattr(self.estimator, self.method)(form))
+        if not probabilities:
+            return Prediction(values)
+        return Prediction(values, *chances(self.estimator, form))
+
+    def _form(self, data: Coerced) -> Any:
+        if data.tensors is not None:
+            return data.array() if len(data.tensors) == 1 and "" in data.tensors else data.tensors
+        return data.array() if not self.framed and data.numeric else data.frame()

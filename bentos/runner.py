@@ -1,0 +1,119 @@
+"""ModelRunner: the only thing that predicts, for HTTP, batch and checks alike, so that all give the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from bentos.coerced import Coerced
+from bentos.loaders import choose_flavor, load_predictor
+from bentos.loaders.interface import LoadError, PredictError, Prediction, Predictor
+from bentos.signature import InputError, InputPlan, Inputs, Signature, parse_signature, read_mlmodel
+
+
+@dataclass(frozen=True)
+class ModelRunner:
+    """One loaded model version. ``model`` and ``version`` are empty when it came from a bare artifact folder.
+
+    ``predict`` is not reentrant: one call at a time. The number of threads a library takes is set by the environment of
+    the process (OMP_NUM_THREADS), never here.
+    """
+
+    folder: Path
+    model: str
+    version: str
+    flavor: str
+    signature: Signature
+    plan: InputPlan
+    predictor: Predictor
+
+    @staticmethod
+    def load(folder: Path) -> ModelRunner:
+        """Load from an MLflow artifact folder (MLmodel at its root) or from a sealed bento's folder.
+
+        Raises SignatureError if the model has no signature, LoadError if it cannot be loaded.
+        """
+        seal = folder / "src" / "shipway.json"
+        facts = read_seal(seal) if seal.is_file() else {}
+        root = folder / "src" / "model" if facts else folder
+        mlmodel = read_mlmodel(root)
+        signature = parse_signature(mlmodel.get("signature"), root)
+        flavor = "python_function" if facts.get("runtime") in PYFUNC else choose_flavor(mlmodel)
+        predictor = load_predictor(root, mlmodel, flavor)
+        model, version = str(facts.get("model", "")), str(facts.get("version", ""))
+        return ModelRunner(root, model, version, flavor, signature, InputPlan.compile(signature), predictor)
+
+    def predict(
+        self, inputs: Inputs, params: Mapping[str, Any] | None = None, *, probabilities: bool = False
+    ) -> Prediction:
+        """Check, coerce and answer ``inputs``. Raises InputError for what does not fit, PredictError for what the model
+        raised; nothing else.
+        """
+        return self.answer(self.plan.coerce(inputs), self.plan.coerce_params(params), probabilities=probabilities)
+
+    def answer(self, data: Coerced, params: Mapping[str, Any], *, probabilities: bool = False) -> Prediction:
+        """Answer inputs and params that the plan has coerced already, as a batch of several requests is."""
+        try:
+            return self.predictor.predict(data, params, probabilities=probabilities)
+        except (InputError, PredictError):
+            raise
+        except Exception as error:
+            name = f"{self.model}/{self.version}" if self.model else str(self.folder)
+            raise PredictError(f"model {name} raised {type(error).__name__}: {error}") from error
+
+    def example(self) -> Inputs | None:
+        """The input example logged with the model, as inputs of ``predict``; None if there is none.
+
+        Raises InputError if the file is there and cannot be read.
+        """
+        return read_example(self.folder)
+
+    def warm(self) -> bool:
+        """Predict once so that the first request finds caches filled and lazy imports done.
+
+        Uses the input example, else one synthetic row of zeros. Returns whether the model answered: a model may rightly
+        refuse zeros. Raises InputError or PredictError if it refuses its own example.
+        """
+        example = self.example()
+        if example is not None:
+            self.predict(example, probabilities=True)
+            return True
+        try:
+            self.predict(self.plan.synthetic(), probabilities=True)
+        except (InputError, PredictError):
+            return False
+        return True
+
+
+PYFUNC = ("pyfunc", "python_function")
+
+
+def read_seal(path: Path) -> dict[str, Any]:
+    """A sealed bento's ``shipway.json``. Raises LoadError if it is damaged."""
+    try:
+        facts = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise LoadError(f"{path} cannot be read: {error}. Build the bento again") from error
+    if not isinstance(facts, dict) or not {"model", "version"} <= facts.keys():
+        raise LoadError(f"{path} names no model and version: expected a sealed bento. Build the bento again")
+    return facts
+
+
+def read_example(folder: Path) -> Inputs | None:
+    """The inputs in MLflow's ``serving_input_example.json``; None if the model was logged without an example."""
+    path = folder / "serving_input_example.json"
+    if not path.is_file():
+        return None
+    try:
+        body = orjson.loads(path.read_bytes())
+        if (split := body.get("dataframe_split")) is not None:
+            rows = split["data"]
+            names = split.get("columns", range(len(rows[0])))
+            return {str(name): [row[i] for row in rows] for i, name in enumerate(names)}
+        return body.get("inputs", body.get("instances"))
+    except (orjson.JSONDecodeError, AttributeError, KeyError, IndexError, TypeError) as error:
+        raise InputError(f"the input example {path} cannot be read: {error!r}. Log the model again") from error
