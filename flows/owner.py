@@ -1,0 +1,36 @@
+"""Who owns a release: a flow run and its process, found alive or dead."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+
+HEARTBEAT_SECONDS = 60.0  # an owner on another machine that said nothing for this long is dead
+
+
+def this_owner(flow_run_id: str) -> dict[str, str]:
+    """This process, as the ledger names it. ``pid_start`` keeps a reused pid from passing for the owner."""
+    return {
+        "flow_run_id": flow_run_id,
+        "pid": str(os.getpid()),
+        "pid_start": _started(os.getpid()) or "",
+        "host": socket.gethostname(),
+    }
+
+
+def alive(owner: Mapping[str, str], heartbeat_at: float, now: float) -> bool:
+    """Whether *owner* still runs: its very process on this machine, or a fresh heartbeat (unix seconds) from another."""
+    if owner.get("host") != socket.gethostname():
+        return now - heartbeat_at < HEARTBEAT_SECONDS
+    return bool(owner.get("pid")) and _started(int(owner["pid"])) == owner.get("pid_start")
+
+
+def _started(pid: int) -> str | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else repr(process.create_time())
+    except psutil.Error:
+        return None
