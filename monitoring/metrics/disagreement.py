@@ -1,0 +1,120 @@
+"""Disagreement: how often (classes) or how much (numbers) the joined answers of both arms differ."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from bentos.policy import DisagreementMetric
+from monitoring.interface import MetricVerdict, Outcome
+from monitoring.metrics.interface import Levels, Silent
+from monitoring.metrics.values import as_classes, kind_of, mean_by_request, numbers
+from monitoring.sequential import betting_process, mean_bounds, needs_more, rejects
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from monitoring.evidence import Evidence
+
+METRIC = "disagreement"
+CLIP = 5.0  # numeric differences are clipped at this many standard deviations of the baseline, so that they are bounded
+
+
+def judge(evidence: Evidence, policy: DisagreementMetric, levels: Levels) -> MetricVerdict | Silent:
+    """Classes: the share of joined answers with another class against ``max_rate``, by betting. Numbers: the mean
+    difference in standard deviations of the baseline against ``max_mean_difference``, by an empirical-Bernstein sequence.
+
+    The request is the unit: a request of many rows counts once, with its mean. Silent where answers cannot be joined
+    (a split without a mirror) and for numbers without a bound.
+    """
+    joined = evidence.answers.dropna(subset=["baseline", "candidate"])
+    if joined.empty:
+        if evidence.stage == "split":
+            return Silent(METRIC, "no joined answers: in a split each request is answered by one arm")
+        return MetricVerdict(METRIC, Outcome.INCONCLUSIVE, "no joined answers yet", {"requests": 0})
+    if kind_of(joined["baseline"], joined["candidate"]) == "class":
+        return _classes(joined, policy.max_rate, levels)
+    return _numbers(joined, policy.max_mean_difference, levels)
+
+
+def _classes(joined: pd.DataFrame, most: float, levels: Levels) -> MetricVerdict | Silent:
+    differs = as_classes(joined["baseline"]) != as_classes(joined["candidate"])
+    share = mean_by_request(joined, differs.astype(np.float64), "seq")
+    rate = float(share.mean())
+    found: dict[str, float | int | str | None] = {
+        "rate": rate,
+        "max_rate": most,
+        "requests": share.size,
+        "kind": "class",
+    }
+    if most >= 1.0:
+        return Silent(METRIC, f"{rate:.3f} of {share.size} joined answers differ; max_rate 1 tolerates any", found)
+    if most <= 0.0:
+        return _none_allowed(rate, share.size, found)
+    effect, moment = most / 2, most * (1 - most)
+    fewer = betting_process(share, null=most, side="less", effect=effect, low=0, high=1, second_moment=moment)
+    more = betting_process(share, null=most, side="greater", effect=effect, low=0, high=1, second_moment=moment)
+    if rejects(more, levels.rollback):
+        why = f"disagreement {rate:.3f} > {most:g} (n={share.size})"
+        return MetricVerdict(METRIC, Outcome.ROLLBACK, why, found)
+    if rejects(fewer, levels.promote):
+        why = f"disagreement {rate:.3f} <= {most:g} (n={share.size})"
+        return MetricVerdict(METRIC, Outcome.PROMOTE, why, found)
+    needs = needs_more(fewer, levels.promote)
+    said = f"about {needs} more joined answers needed" if needs else "more of the same would not decide it"
+    why = f"disagreement {rate:.3f} against {most:g} undecided (n={share.size}); {said}"
+    return MetricVerdict(METRIC, Outcome.INCONCLUSIVE, why, found, needs)
+
+
+def _none_allowed(rate: float, n: int, found: dict[str, float | int | str | None]) -> MetricVerdict:
+    if rate > 0:
+        return MetricVerdict(METRIC, Outcome.ROLLBACK, f"disagreement {rate:.3f} > 0 (n={n})", found)
+    why = f"no disagreement in {n}, but no finite sample shows a rate of exactly 0; set disagreement.max_rate above 0"
+    return MetricVerdict(METRIC, Outcome.INCONCLUSIVE, why, found)
+
+
+def _numbers(joined: pd.DataFrame, most: float | None, levels: Levels) -> MetricVerdict | Silent:
+    baseline, candidate = numbers(joined["baseline"]), numbers(joined["candidate"])
+    spread = float(np.nanstd(baseline))
+    difference = mean_by_request(joined, _scaled(candidate - baseline, spread), "seq")
+    mean = float(difference.mean())
+    found: dict[str, float | int | str | None] = {
+        "mean_difference": mean,
+        "baseline_sd": spread,
+        "median_absolute_difference": float(np.nanmedian(np.abs(candidate - baseline))),
+        "requests": difference.size,
+        "max_mean_difference": most,
+        "kind": "number",
+    }
+    if most is None:
+        return Silent(
+            METRIC, f"mean difference {mean:+.3f} sd of the baseline (n={difference.size}); reported only", found
+        )
+    low, high = mean_bounds(difference, alpha=levels.promote, low=-CLIP, high=CLIP)
+    surely = mean_bounds(difference, alpha=levels.rollback, low=-CLIP, high=CLIP)
+    found |= {"lower": low, "upper": high}
+    if surely[0] > most or surely[1] < -most:
+        why = f"mean difference {mean:+.3f} sd beyond {most:g} sd (n={difference.size})"
+        return MetricVerdict(METRIC, Outcome.ROLLBACK, why, found)
+    if -most <= low and high <= most:
+        why = f"mean difference {mean:+.3f} sd within {most:g} sd (n={difference.size})"
+        return MetricVerdict(METRIC, Outcome.PROMOTE, why, found)
+    needs = _needs(mean, (high - low) / 2, most, difference.size)
+    said = f"about {needs} more joined answers needed" if needs else "more of the same would not decide it"
+    why = f"mean difference {low:+.3f} to {high:+.3f} sd against {most:g} sd undecided (n={difference.size}); {said}"
+    return MetricVerdict(METRIC, Outcome.INCONCLUSIVE, why, found, needs)
+
+
+def _scaled(difference: npt.NDArray[np.float64], spread: float) -> npt.NDArray[np.float64]:
+    """Differences in standard deviations, clipped; a constant baseline makes any difference the largest."""
+    if spread > 0:
+        return np.clip(np.nan_to_num(difference / spread, nan=CLIP), -CLIP, CLIP)
+    return np.where(difference == 0, 0.0, np.sign(np.nan_to_num(difference, nan=1.0)) * CLIP)
+
+
+def _needs(mean: float, radius: float, most: float, n: int) -> int | None:
+    """The radius shrinks between 1/sqrt(n) and 1/n; the slower is told."""
+    room = most - abs(mean)
+    return max(1, round(n * ((radius / room) ** 2 - 1))) if room > 0 else None

@@ -1,0 +1,79 @@
+"""Labels: the loss of both arms on the same labelled requests, in pairs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from bentos.policy import LabelMetric
+from monitoring.interface import MetricVerdict, Outcome
+from monitoring.metrics.interface import Levels, Silent
+from monitoring.metrics.values import as_classes, kind_of, mean_by_request, numbers
+from monitoring.sequential import betting_process, mean_bounds, needs_more, rejects
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from monitoring.evidence import Evidence
+
+METRIC = "labels"
+
+
+def judge(evidence: Evidence, policy: LabelMetric, levels: Levels) -> MetricVerdict | Silent:
+    """Bets on d = loss(baseline) - loss(candidate) in [-1, 1] of each labelled pair, in the order in which labels came.
+
+    ROLLBACK when "mean d >= 0" is rejected (the candidate loses more), PROMOTE when "mean d <= -margin" is (it does not
+    lose more by the margin). Between the two either may come first; both at once is ROLLBACK. Fewer than ``min_pairs``,
+    or nothing decided: INCONCLUSIVE where labels are required, else silent.
+    """
+    pairs = evidence.answers.dropna(subset=["baseline", "candidate", "label"])
+    difference = paired(pairs, policy) if not pairs.empty else np.zeros(0)
+    n = difference.size
+    found: dict[str, float | int | str | None] = {"pairs": n, "margin": policy.margin}
+    if n < policy.min_pairs:
+        return _undecided(policy, f"{n} labelled pairs, {policy.min_pairs} needed", found, policy.min_pairs - n)
+    mean = float(difference.mean())
+    low, high = mean_bounds(difference, alpha=levels.promote, low=-1.0, high=1.0)
+    found |= {"gain": mean, "gain_lower": low, "gain_upper": high, "differing": int(np.count_nonzero(difference))}
+    worse = betting_process(difference, null=0.0, side="less", effect=2 * policy.margin, low=-1.0, high=1.0)
+    sound = betting_process(difference, null=-policy.margin, side="greater", effect=policy.margin, low=-1.0, high=1.0)
+    if rejects(worse, levels.rollback):
+        why = f"loss on labels higher by {-mean:.4f} > 0 (n={n} pairs)"
+        return MetricVerdict(METRIC, Outcome.ROLLBACK, why, found)
+    if rejects(sound, levels.promote):
+        why = f"loss on labels differs by {-mean:+.4f} < margin {policy.margin:g} (n={n} pairs)"
+        return MetricVerdict(METRIC, Outcome.PROMOTE, why, found)
+    needs = needs_more(sound, levels.promote)
+    return _undecided(
+        policy, f"loss on labels differs by {-mean:+.4f}, margin {policy.margin:g}, n={n} pairs", found, needs
+    )
+
+
+def paired(pairs: pd.DataFrame, policy: LabelMetric) -> npt.NDArray[np.float64]:
+    """loss(baseline) - loss(candidate) per labelled request, shape (n,), in label order."""
+    loss = policy.loss
+    if loss == "auto":
+        loss = "zero_one" if kind_of(pairs["baseline"], pairs["candidate"]) == "class" else "absolute"
+    if loss == "zero_one":
+        truth = as_classes(pairs["label"])
+        losses = [(as_classes(pairs[arm]) != truth).astype(np.float64) for arm in ("baseline", "candidate")]
+    else:
+        label, power = numbers(pairs["label"]), 1 if loss == "absolute" else 2
+        losses = [_numeric(numbers(pairs[arm]) - label, power, policy.scale) for arm in ("baseline", "candidate")]
+    return mean_by_request(pairs, losses[0] - losses[1], "label_seq")
+
+
+def _numeric(error: npt.NDArray[np.float64], power: int, scale: float) -> npt.NDArray[np.float64]:
+    """|error|^power / scale, clipped to [0, 1]; an error that is not a number is the largest."""
+    return np.clip(np.nan_to_num(np.abs(error) ** power / scale, nan=1.0, posinf=1.0), 0.0, 1.0)
+
+
+def _undecided(
+    policy: LabelMetric, why: str, found: dict[str, float | int | str | None], needs: int | None
+) -> MetricVerdict | Silent:
+    if not policy.required:
+        return Silent(METRIC, f"{why}; not required", found)
+    said = f"about {needs} more needed" if needs else "more of the same would not decide it"
+    return MetricVerdict(METRIC, Outcome.INCONCLUSIVE, f"{why}; {said}", found, needs)

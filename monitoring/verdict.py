@@ -1,0 +1,128 @@
+"""The verdict of one window of evidence: pure, and the same whenever it is computed again from the same evidence.
+
+Promotion is an intersection-union test: every metric must agree, so each may spend the whole of alpha. Rollback is a
+union: alpha is shared out among the windows of the release and the metrics of each (Bonferroni), so that the chance that
+a sound candidate is ever rolled back by chance stays below alpha. Drift compares a score with a bound and spends none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from bentos.policy import ReleasePolicy
+from monitoring.check import CheckResult
+from monitoring.interface import MetricVerdict, Outcome, PermanentMonitoringError, Stage, Verdict, worst
+from monitoring.metrics import disagreement, drift, error_rate, input_schema, labels, latency
+from monitoring.metrics.interface import Levels, Silent
+
+if TYPE_CHECKING:
+    from monitoring.evidence import Evidence
+
+Judge = Callable[..., MetricVerdict | Silent]
+
+JUDGES: dict[str, Judge] = {
+    "error_rate": error_rate.judge,
+    "latency": latency.judge,
+    "disagreement": disagreement.judge,
+    "labels": labels.judge,
+    "drift": drift.judge,
+    "input_schema": input_schema.judge,
+}
+# What each metric may spend of a window's alpha; failing users weighs most.
+SPENDING = {"error_rate": 0.4, "labels": 0.2, "disagreement": 0.15, "latency": 0.15, "input_schema": 0.1}
+
+
+def judge(evidence: Evidence, policy: ReleasePolicy) -> Verdict:
+    """The verdict of *evidence* (a shadow or a split) under *policy*; the worst metric wins, silence never promotes.
+
+    Raises PermanentMonitoringError for a replay, which ``judge_first`` judges.
+    """
+    return examine(evidence, policy)[0]
+
+
+def examine(evidence: Evidence, policy: ReleasePolicy) -> tuple[Verdict, tuple[str, ...]]:
+    """The verdict, and a note for every metric that was left out of it because it had nothing to say."""
+    if evidence.stage == "replay" or evidence.baseline is None:
+        raise PermanentMonitoringError(
+            f"evidence of {evidence.model}/{evidence.candidate}: stage {evidence.stage} with baseline {evidence.baseline} "
+            "has nothing to compare; expected a shadow or a split with a baseline. Use judge_first."
+        )
+    active = {name: settings for name in JUDGES if (settings := getattr(policy.metrics, name)) is not None}
+    answers = [
+        _ask(name, evidence, settings, _levels(name, active, evidence.stage, policy))
+        for name, settings in active.items()
+    ]
+    metrics = [answer for answer in answers if isinstance(answer, MetricVerdict)]
+    notes = tuple(f"{answer.metric}: {answer.why}" for answer in answers if isinstance(answer, Silent))
+    window = _window(evidence, policy)
+    if window is not None:
+        metrics.append(window)
+    outcome = worst([metric.outcome for metric in metrics])
+    return Verdict(evidence.stage, outcome, tuple(metrics), evidence.baseline, evidence.candidate), notes
+
+
+def _ask(name: str, evidence: Evidence, settings: Any, levels: Levels) -> MetricVerdict | Silent:
+    """One metric's answer; whatever it raises is an ERROR that says so, never a pass."""
+    try:
+        return JUDGES[name](evidence, settings, levels)
+    except Exception as error:
+        why = f"{name} could not be computed: {type(error).__name__}: {error}"
+        return MetricVerdict(name, Outcome.ERROR, why, {"error": type(error).__name__})
+
+
+def _levels(name: str, active: dict[str, Any], stage: Stage, policy: ReleasePolicy) -> Levels:
+    total = sum(SPENDING.get(other, 0.0) for other in active)
+    share = SPENDING[name] / total if name in SPENDING else 1.0
+    return Levels(promote=policy.alpha, rollback=policy.alpha * share * window_share(stage, policy))
+
+
+def window_share(stage: Stage, policy: ReleasePolicy) -> float:
+    """What one window may spend of the release's alpha: the shadow half, the split's steps the other half in equal parts."""
+    steps = len(policy.split.steps)
+    if stage == "shadow":
+        return 0.5 if steps else 1.0
+    return (0.5 if policy.shadow.percent > 0 else 1.0) / max(steps, 1)
+
+
+def _window(evidence: Evidence, policy: ReleasePolicy) -> MetricVerdict | None:
+    """INCONCLUSIVE while the window is smaller than the policy asks."""
+    rows = evidence.requests[evidence.requests["stage"] == evidence.stage]
+    if evidence.stage == "shadow":
+        what, found, least = "mirrored pairs", int(rows["mirrored"].astype(bool).sum()), policy.shadow.min_pairs
+    else:
+        what, found, least = (
+            "requests to the candidate",
+            int((rows["assigned"] == "candidate").sum()),
+            policy.split.min_requests,
+        )
+    if found >= least:
+        return None
+    why = f"{found} {what}, {least} needed; {least - found} more"
+    return MetricVerdict("window", Outcome.INCONCLUSIVE, why, {"found": found, "needed": least}, least - found)
+
+
+def judge_first(candidate: str, check: CheckResult | None, replay: CheckResult | None) -> Verdict:
+    """The verdict of a first version, which has nothing to be compared with: baseline "none".
+
+    *check*: the wire check on the input example and a sample of the reference; *replay*: the whole replay of the
+    reference. None where there was no reference data: INCONCLUSIVE.
+    """
+    metrics = (judge_check("wire_check", check), judge_check("replay", replay))
+    return Verdict("replay", worst([metric.outcome for metric in metrics]), metrics, "none", candidate)
+
+
+def judge_check(metric: str, result: CheckResult | None) -> MetricVerdict:
+    """PROMOTE when every row was answered over the wire as in process, ROLLBACK when one was not."""
+    if result is None or not result.rows:
+        why = f"{metric}: no rows to send; log an input example or a reference with the model version"
+        return MetricVerdict(metric, Outcome.INCONCLUSIVE, why, {"rows": 0})
+    found: dict[str, float | int | str | None] = {
+        "rows": result.rows,
+        "mismatches": result.mismatches,
+        "largest_difference": result.largest_difference if result.largest_difference != float("inf") else None,
+        "errors": result.errors,
+        "tolerance": result.tolerance,
+    }
+    counts = f"{result.mismatches} of {result.rows} answers differ (largest {result.largest_difference:.3g}, tolerance {result.tolerance:g}), {result.errors} failed"
+    return MetricVerdict(metric, Outcome.PROMOTE if result.equal else Outcome.ROLLBACK, f"{metric}: {counts}", found)
