@@ -1,0 +1,99 @@
+"""``shipway``: the console script. Each command's work is in a module of its own, imported when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="shipway",
+    help="Carries a registered model version to a verdict on real traffic, acts on it, and records why.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """An error that Shipway raised on purpose becomes one message on stderr and exit code 1."""
+    from bentos.errors import ShipwayError
+
+    try:
+        yield
+    except ShipwayError as error:
+        typer.echo(f"shipway: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def up() -> None:
+    """Start the embedded stack, and wait until every part has answered."""
+    with told():
+        from rich.console import Console
+
+        from flows.screen import Progress, status_view
+        from flows.status import look
+        from flows.up import bring_up
+        from infra.settings import load_settings
+
+        console = Console(stderr=not sys.stdout.isatty())
+        settings = load_settings(os.environ)
+        with Progress(console) as progress:
+            _, started = bring_up(settings, progress)
+        console.print("The stack is up." if started else "The stack was already up.")
+        console.print(status_view(look(os.environ)))
+        console.print("Point Prefect's and MLflow's own commands at it with: eval \"$(shipway env)\"")
+
+
+@app.command()
+def down() -> None:
+    """Stop the stack; no process of it is left. Nothing that it kept is lost."""
+    with told():
+        from flows.down import take_down
+        from infra.settings import load_settings
+
+        settings = load_settings(os.environ)
+        typer.echo("The stack is down." if take_down(settings) else f"No stack runs at {settings.root}.")
+
+
+@app.command()
+def env() -> None:
+    """Print the exports that point Prefect's and MLflow's own commands at the stack."""
+    with told():
+        from flows.env import exports
+
+        typer.echo(exports(os.environ))
+
+
+@app.command()
+def status(
+    model: Annotated[str | None, typer.Argument(help="Only this registered model.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Show parts, models, routes and model servers. Exit code 3 when the stack is not up."""
+    with told():
+        from flows.status import look
+
+        found = look(os.environ, model)
+        if as_json:
+            import json
+
+            typer.echo(json.dumps(found, indent=2))
+        else:
+            from rich.console import Console
+
+            from flows.screen import status_view
+
+            Console().print(status_view(found))
+    if not found["up"]:
+        raise typer.Exit(3)
+
+
+if __name__ == "__main__":
+    app()

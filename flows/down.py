@@ -1,0 +1,62 @@
+"""``shipway down``: ends the stack, whatever state it is in, and leaves no process."""
+
+from __future__ import annotations
+
+import time
+
+import psutil
+
+from infra.settings import StackSettings
+from infra.stack import process
+from infra.stack.part import StackError
+from infra.stack.state import read_state, take_lock
+
+_SUPERVISOR_SECONDS = 30.0  # it ends its parts and the model servers in this time
+
+
+def take_down(settings: StackSettings) -> bool:
+    """Ends every process of the stack at ``settings.root``; whether there was any.
+
+    Works on a whole stack, on what a killed supervisor left, and on nothing at all. Raises StackError if a process
+    survives.
+    """
+    if not settings.root.exists():
+        return False
+    supervised = _end_supervisor(settings)
+    left = process.marked(settings.root)
+    _stop_servers(settings)
+    process.end(left, grace=3.0)
+    survivors = process.marked(settings.root)
+    if survivors:
+        names = ", ".join(f"{one.pid}" for one in survivors)
+        raise StackError(f"processes {names} of the stack at {settings.root} do not end; look at them with 'ps -fp'.")
+    return supervised or bool(left)
+
+
+def _end_supervisor(settings: StackSettings) -> bool:
+    state = read_state(settings.stack)
+    if state is None or not state.running:
+        return False
+    try:
+        supervisor = psutil.Process(state.pid)
+        supervisor.terminate()
+        supervisor.wait(_SUPERVISOR_SECONDS)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.TimeoutExpired:
+        supervisor.kill()
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:  # the lock goes with the last process that held it
+        lock = take_lock(settings.stack)
+        if lock is not None:
+            lock.close()
+            return True
+        time.sleep(0.05)
+    raise StackError(f"the lock in {settings.stack} is still held after the supervisor was ended; who holds it?")
+
+
+def _stop_servers(settings: StackSettings) -> None:
+    """Model servers have keepers of their own and outlive a killed supervisor."""
+    from infra.targets.process import ProcessTarget
+
+    ProcessTarget(settings.deployments, segments=settings.segments).stop_all()
