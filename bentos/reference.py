@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 RUN_ARTIFACTS = ("shipway/reference.parquet", "shipway/reference.csv")
 
 
-class ReferenceError_(PermanentError):  # noqa: N801, N818 - ReferenceError is Python's own
+class ReferenceDataError(PermanentError):
     """Reference data that is named but missing, or that cannot be read."""
 
 
@@ -44,7 +44,7 @@ def find_reference(registry: Registry, mv: ModelVersion, folder: Path, policy: R
     """The reference of *mv*, whose artifact tree is *folder*, written below the folder *out*.
 
     Looks for the artifact that *policy* names, then for RUN_ARTIFACTS in the version's run, then for the input example
-    saved with the model. Raises ReferenceError_ when the policy names an artifact that is not there, or a file cannot be
+    saved with the model. Raises ReferenceDataError when the policy names an artifact that is not there, or a file cannot be
     read: what somebody named is never silently replaced.
     """
     if policy.artifact is not None:
@@ -61,7 +61,7 @@ def _from_policy(registry: Registry, mv: ModelVersion, artifact: str, out: Path)
     path = registry.run_artifact(mv.run_id, artifact) if mv.run_id is not None else None
     if path is None:
         where = f"its run {mv.run_id} has no such artifact" if mv.run_id else "it was registered without a run"
-        raise ReferenceError_(
+        raise ReferenceDataError(
             f"model {mv.name}: the policy's reference.artifact is {artifact!r}, but {where}. Log it with"
             f" `mlflow.log_artifact(…)` in that run, or remove reference.artifact from the policy."
         )
@@ -80,7 +80,7 @@ def _converted(path: Path, source: str, mv: ModelVersion, out: Path) -> Referenc
         else:
             raise ValueError(f"the suffix is {path.suffix!r}, expected .parquet or .csv")
     except (ValueError, OSError) as error:  # pyarrow's and pandas' parse errors are ValueErrors
-        raise ReferenceError_(
+        raise ReferenceDataError(
             f"model {mv.name}: reference {source}: cannot be read: {error}. Log it again as Parquet or CSV."
         ) from error
     return _written(frame, source, mv, out)
@@ -112,7 +112,7 @@ def _from_example(mv: ModelVersion, folder: Path, out: Path) -> Reference:
             value = value["inputs"]
         frame = _example_frame(value, info)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ReferenceError_(
+        raise ReferenceDataError(
             f"model {mv.name}: the input example {path.name} (type {info.get('type')}) cannot be read: {error}. Log the"
             " model again with an input_example that MLflow can save, or name reference.artifact in the policy."
         ) from error

@@ -1,0 +1,131 @@
+"""Requirements: what a model's own pins and our serving code need together, and whether this interpreter has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+SERVING: tuple[str, ...] = (
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "orjson",
+    "msgspec",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "starlette",
+    "prometheus-client",
+)
+"""What every model server imports besides the model's own libraries."""
+
+LOADING: dict[str, tuple[str, ...]] = {
+    "sklearn": ("scikit-learn", "cloudpickle"),
+    "onnx": ("onnxruntime",),
+    "xgboost": (),
+    "lightgbm": ("lightgbm",),
+    "python_function": ("mlflow",),
+}
+"""What loading a flavor needs, whether or not the model's author listed it."""
+
+INFERRED_ONLY = frozenset({"mlflow", "mlflow-skinny", "mlflow-tracing", "pytest", "rich", "psutil"})
+"""MLflow infers these from its own imports; a natively loaded model does not need them."""
+
+
+def needed(requirements: Sequence[str], *, flavor: str, extra: Sequence[str] = ()) -> tuple[str, ...]:
+    """The requirement lines of an environment that serves a model of *flavor*: its own, *extra*, loading and serving.
+
+    For native flavors the lines that MLflow only infers from itself are left out; of the pair ``xgboost`` and
+    ``xgboost-cpu`` (the same module) the second stays. The model's own pins come first and are unaltered.
+    """
+    own = [line for line in requirements if flavor == "python_function" or _name(line) not in INFERRED_ONLY]
+    names = {_name(line) for line in own}
+    if "xgboost-cpu" in names:
+        own = [line for line in own if _name(line) != "xgboost"]
+    for line in [*extra, *LOADING.get(flavor, LOADING["python_function"]), *SERVING]:
+        if _name(line) not in names or line in extra:
+            own.append(line)
+            names.add(_name(line))
+    if flavor == "xgboost" and not names & {"xgboost", "xgboost-cpu"}:
+        own.append("xgboost-cpu")
+    return tuple(dict.fromkeys(own))
+
+
+def unsatisfied(requirements: Iterable[str]) -> list[str]:
+    """The lines that the running interpreter's packages do not satisfy, each with what was found.
+
+    A line that is no plain requirement (an option, a path, a URL) counts as not satisfied: it cannot be checked.
+    """
+    missing = []
+    for line in requirements:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            missing.append(f"{line} (not a plain requirement)")
+            continue
+        if requirement.marker is not None and not requirement.marker.evaluate():
+            continue
+        found = installed(requirement.name)
+        if requirement.url is not None:
+            missing.append(f"{line} (installed from a URL)")
+        elif found is None:
+            missing.append(f"{line} (not installed)")
+        elif not requirement.specifier.contains(found, prereleases=True):
+            missing.append(f"{line} (found {found})")
+    return missing
+
+
+def installed(name: str) -> str | None:
+    """The installed version of *name*, None where it is not installed. ``xgboost-cpu`` provides ``xgboost``."""
+    for candidate in (name, "xgboost-cpu") if canonicalize_name(name) == "xgboost" else (name,):
+        try:
+            return metadata.version(candidate)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def closure(requirements: Iterable[str]) -> tuple[str, ...]:
+    """``name==version`` of everything installed that *requirements* reach, sorted; the facts a borrowed environment rests on."""
+    waiting = [Requirement(line) for line in requirements]
+    found: dict[str, str] = {}
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while waiting:
+        requirement = waiting.pop()
+        key = (canonicalize_name(requirement.name), frozenset(requirement.extras))
+        if key in seen or not _applies(requirement, ("",)):
+            continue
+        seen.add(key)
+        try:
+            distribution = metadata.distribution(requirement.name)
+        except metadata.PackageNotFoundError:
+            if key[0] == "xgboost":
+                waiting.append(Requirement("xgboost-cpu"))
+            continue
+        found[key[0]] = distribution.version
+        extras = ("", *requirement.extras)
+        waiting += [needs for needs in map(Requirement, distribution.requires or ()) if _applies(needs, extras)]
+    return tuple(f"{name}=={version}" for name, version in sorted(found.items()))
+
+
+def everything_installed() -> tuple[str, ...]:
+    """``name==version`` of every installed package: what a new lock prefers where the model's pins leave a choice."""
+    versions = {canonicalize_name(item.metadata["Name"]): item.version for item in metadata.distributions()}
+    return tuple(f"{name}=={version}" for name, version in sorted(versions.items()))
+
+
+def _applies(requirement: Requirement, extras: Sequence[str]) -> bool:
+    if requirement.marker is None:
+        return True
+    return any(requirement.marker.evaluate({"extra": extra}) for extra in extras)
+
+
+def _name(line: str) -> str:
+    """The canonical project name of a requirement line; the line itself where it is no plain requirement."""
+    try:
+        return canonicalize_name(Requirement(line).name)
+    except InvalidRequirement:
+        return line
