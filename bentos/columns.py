@@ -196,6 +196,12 @@ def _datetimes(values: Any, _required: bool) -> np.ndarray:
 
     if isinstance(values, np.ndarray) and values.dtype.kind == "M":
         return values.astype("datetime64[ns]", copy=False)
+    if len(values) > 1 and all(type(value) is str for value in values):
+        try:
+            stamps = pd.DatetimeIndex(pd.to_datetime(values, format="ISO8601", utc=True)).tz_localize(None)
+            return np.asarray(stamps.as_unit("ns").to_numpy())
+        except ValueError:
+            pass  # one by one below, to name the row
     out = np.empty(len(values), dtype="datetime64[ns]")
     for row, value in enumerate(values):
         whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
