@@ -115,12 +115,9 @@ def compose(
     if not servers.own_prefect:  # its key and headers are the user's
         base |= {name: value for name, value in environ.items() if name.startswith("PREFECT_API_")}
     make = _Maker(settings, servers, base)
-    parts = [make.gateway(), make.receiver(), make.webhook(), make.deployments(), make.worker(), make.compactor()]
-    if servers.own_mlflow:
-        parts.append(make.mlflow(secrets))
-    if servers.own_prefect:
-        parts.append(make.prefect())
-    return parts
+    own = [make.mlflow(secrets)] if servers.own_mlflow else []
+    own += [make.prefect()] if servers.own_prefect else []
+    return [*own, make.gateway(), make.receiver(), make.webhook(), make.deployments(), make.worker(), make.compactor()]
 
 
 def _python(*arguments: str) -> tuple[str, ...]:

@@ -60,7 +60,10 @@ class Progress:
 def status_view(found: dict[str, Any]) -> RenderableType:
     """What ``flows.status.look`` found, for people."""
     head = "up" if found["up"] else "running, not all parts are up" if found["running"] else "down"
-    shown: list[RenderableType] = [Text.assemble(("stack ", "bold"), head, f" at {found['home']}"), _parts(found)]
+    shown: list[RenderableType] = [
+        Text.assemble(("stack ", "bold"), head, f" at {found['home']}, logs in {found['home']}/logs"),
+        _parts(found),
+    ]
     if found["models"]:
         shown.append(_models(found))
     if found["deployments"]:
@@ -70,7 +73,7 @@ def status_view(found: dict[str, Any]) -> RenderableType:
 
 
 def _parts(found: dict[str, Any]) -> Table:
-    table = _table("part", "state", "pid", "restarts", "url", "log")
+    table = _table("part", "state", "pid", "restarts", "url")
     for part in found["parts"]:
         state = part["state"]
         note = f" ({part['last_exit']}, next try in {part['next_try_in']} s)" if state == "backoff" else ""
@@ -80,7 +83,6 @@ def _parts(found: dict[str, Any]) -> Table:
             str(part["pid"] or ""),
             _restarts(part),
             part["url"],
-            part["log"],
         )
     return table
 

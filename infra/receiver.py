@@ -84,7 +84,7 @@ def create_app(
     webhooks = _Webhooks(runs, secret, clock, outcomes)
     return Starlette(
         routes=[
-            Route(PATH, webhooks, methods=["POST"]),
+            Route(PATH, webhooks.take, methods=["POST"]),
             Route("/labels", _labels_endpoint(labels, outcomes), methods=["POST"]),
             Route("/healthz", _healthz),
             Route("/stats", _stats(outcomes)),
@@ -116,7 +116,7 @@ class _Webhooks:
         self._outcomes = outcomes
         self._seen = _Seen()
 
-    async def __call__(self, request: Request) -> Response:
+    async def take(self, request: Request) -> Response:
         body = await read_body(request, MAX_WEBHOOK_BYTES)
         try:
             delivery = verify(request.headers, body, secret=self._secret, now=self._clock())
