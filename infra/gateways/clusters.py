@@ -1,0 +1,184 @@
+"""Renders the clusters of a traffic plan as Envoy's v3 JSON. Pure: plan in, plain values out.
+
+A deployment has one *plain* cluster, named as the deployment, whatever arm it is: promotion re-points routes and touches
+no cluster. A candidate beside a baseline has two more:
+
+    <candidate>~live          the candidate again, its answers cut off after limits.candidate_timeout_seconds
+    <candidate>~<baseline>    an aggregate of ~live and the baseline, through which the candidate's live share goes
+
+In the aggregate, what the candidate fails, resets or answers too late is asked again of the baseline. Mirrored requests
+go to the plain cluster, so that live and mirrored are counted apart. Retry policies sit on clusters, not on routes: the
+baseline's own share must not be retried or cut off by the candidate's rules. (A per-try timeout can only sit on a route,
+where it would hedge the baseline too; hence the stream duration of ~live.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from infra.targets.interface import Address
+from infra.traffic import Arm, TrafficPlan
+
+TYPE = "type.googleapis.com/envoy."
+CLUSTER_TYPE = TYPE + "config.cluster.v3.Cluster"
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+RETRIES_IN_FLIGHT = 1_000_000  # Envoy's default of 3 gave 4 to 14 failed answers when a busy candidate was killed
+PROBE_SECONDS = 0.2  # a new candidate is unhealthy until its first probe; Envoy's default while idle is 60 s
+
+
+def live_name(candidate: Arm) -> str:
+    """The cluster of the candidate's own live share."""
+    return f"{candidate.deployment}~live"
+
+
+def guarded_name(candidate: Arm, baseline: Arm) -> str:
+    """The aggregate's name: the candidate, and the baseline that answers for it."""
+    return f"{candidate.deployment}~{baseline.deployment}"
+
+
+def clusters_of(plan: TrafficPlan) -> dict[str, dict[str, Any]]:
+    """Every cluster that *plan* needs, by name."""
+    clusters = {arm.deployment: plain_cluster(arm, plan) for arm in plan.arms}
+    if plan.candidate is not None:
+        clusters[live_name(plan.candidate)] = live_cluster(plan.candidate, plan)
+        clusters[guarded_name(plan.candidate, plan.baseline)] = guarded_cluster(plan)
+    return clusters
+
+
+def seconds(value: float) -> str:
+    """A duration in Envoy's JSON form."""
+    return f"{value:.3f}s"
+
+
+def plain_cluster(arm: Arm, plan: TrafficPlan) -> dict[str, Any]:
+    """The cluster of one deployment, as baseline or as the receiver of mirrored requests.
+
+    A baseline that is alone and unhealthy still gets its requests (panic routing): a busy server that misses a probe must
+    not become an outage. Only requests that never reached the model are asked again: its server is restarting.
+    """
+    retry = {
+        "retry_on": "connect-failure,refused-stream,reset-before-request",
+        "num_retries": 6,
+        "retry_back_off": {"base_interval": "0.100s", "max_interval": "0.500s"},
+    }
+    return _server(arm.deployment, arm.address, plan, _http_options(retry), probe_timeout=1.0, probes=3)
+
+
+def live_cluster(candidate: Arm, plan: TrafficPlan) -> dict[str, Any]:
+    """The candidate's live share: a late answer is reset, which the aggregate turns into a question to the baseline."""
+    late = plan.limits.candidate_timeout_seconds
+    options = _http_options(None)
+    options["common_http_protocol_options"]["max_stream_duration"] = seconds(late)
+    return _server(live_name(candidate), candidate.address, plan, options, probe_timeout=late, probes=2)
+
+
+def _server(
+    name: str, address: Address, plan: TrafficPlan, options: dict[str, Any], *, probe_timeout: float, probes: int
+) -> dict[str, Any]:
+    return {
+        "@type": CLUSTER_TYPE,
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(address)}}]}],
+        },
+        "health_checks": [
+            {
+                "timeout": seconds(probe_timeout),
+                "interval": seconds(PROBE_SECONDS),
+                "no_traffic_interval": seconds(PROBE_SECONDS),
+                "no_traffic_healthy_interval": seconds(PROBE_SECONDS),
+                "unhealthy_interval": seconds(PROBE_SECONDS),
+                "unhealthy_threshold": probes,
+                "healthy_threshold": 1,
+                "http_health_check": {"path": "/readyz", "host": "shipway"},
+            }
+        ],
+        # Only what happened on the way (refused, reset, timed out) ejects: an answer of 500 is the model's own and must
+        # stay visible in the evidence.
+        "outlier_detection": {
+            "split_external_local_origin_errors": True,
+            "consecutive_local_origin_failure": 5,
+            "enforcing_consecutive_local_origin_failure": 100,
+            "enforcing_local_origin_success_rate": 0,
+            "enforcing_success_rate": 0,
+            "enforcing_consecutive_5xx": 0,
+            "enforcing_consecutive_gateway_failure": 0,
+            "interval": "1s",
+            "base_ejection_time": "1s",
+            "max_ejection_time": "5s",
+            "max_ejection_percent": 100,
+        },
+        "circuit_breakers": _breakers(plan),
+        "typed_extension_protocol_options": {HTTP_OPTIONS: options},
+    }
+
+
+def guarded_cluster(plan: TrafficPlan) -> dict[str, Any]:
+    """The aggregate [candidate, baseline] through which a candidate's live share goes."""
+    candidate = plan.candidate
+    assert candidate is not None
+    return {
+        "@type": CLUSTER_TYPE,
+        "name": guarded_name(candidate, plan.baseline),
+        "connect_timeout": "1s",
+        "lb_policy": "CLUSTER_PROVIDED",
+        "cluster_type": {
+            "name": "envoy.clusters.aggregate",
+            "typed_config": {
+                "@type": TYPE + "extensions.clusters.aggregate.v3.ClusterConfig",
+                "clusters": [live_name(candidate), plan.baseline.deployment],
+            },
+        },
+        "circuit_breakers": _breakers(plan),
+        "typed_extension_protocol_options": {
+            HTTP_OPTIONS: _http_options(
+                {
+                    "retry_on": "5xx,reset,connect-failure,refused-stream",
+                    "num_retries": 1,
+                    "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.002s"},
+                    "retry_priority": {
+                        "name": "envoy.retry_priorities.previous_priorities",
+                        "typed_config": {
+                            "@type": TYPE + "extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
+                            "update_frequency": 1,
+                        },
+                    },
+                }
+            )
+        },
+    }
+
+
+def _http_options(retry_policy: dict[str, Any] | None) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "@type": "type.googleapis.com/" + HTTP_OPTIONS,
+        "explicit_http_config": {"http_protocol_options": {}},
+        # Below every server's keep-alive (uvicorn: 5 s), so that no request meets a connection just being closed.
+        "common_http_protocol_options": {"idle_timeout": "3s"},
+    }
+    if retry_policy is not None:
+        options["retry_policy"] = retry_policy
+    return options
+
+
+def _breakers(plan: TrafficPlan) -> dict[str, Any]:
+    return {
+        "thresholds": [
+            {
+                "priority": "DEFAULT",
+                "max_connections": plan.limits.max_connections,
+                "max_pending_requests": plan.limits.max_pending,
+                "max_requests": plan.limits.max_connections + plan.limits.max_pending,
+                "max_retries": RETRIES_IN_FLIGHT,
+            }
+        ]
+    }
+
+
+def _address(address: Address) -> dict[str, Any]:
+    if address.uds is not None:
+        return {"pipe": {"path": address.uds}}
+    return {"socket_address": {"address": address.host, "port_value": address.port}}
