@@ -25,6 +25,8 @@ from pathlib import Path
 
 from bentos.artifact_tree import write_atomically
 from bentos.errors import PermanentError, TransientError
+from bentos.model_version import ModelVersion
+from bentos.policy import BuildPolicy
 from bentos.requirements import SERVING, closure, everything_installed, needed, unsatisfied
 
 __all__ = ["SERVING", "Environment", "Environments", "Lock", "PermanentEnvironmentError", "TransientEnvironmentError"]
@@ -101,6 +103,11 @@ class Environments:
         lock = Lock(text, _digest(minor, text, "hashed"), minor, note=note)
         write_atomically(kept, json.dumps(asdict(lock)))
         return lock
+
+    def lock_for(self, mv: ModelVersion, policy: BuildPolicy) -> Lock:
+        """The lock of *mv* under *policy*; a model run through pyfunc keeps its mlflow pin whatever its flavor is."""
+        flavor = "python_function" if policy.runtime == "pyfunc" else mv.flavor
+        return self.lock(mv.requirements, flavor=flavor, extra=policy.requirements, python_version=mv.python_version)
 
     def ensure(self, lock: Lock) -> Environment:
         """The environment of *lock*, made on first use.
