@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from bentos.columns import parse_text
 from bentos.loaders.interface import Prediction
-from bentos.signature import InputPlan
+from bentos.plan import InputPlan
 
 TYPES = {
     "boolean": pa.bool_(),

@@ -12,7 +12,8 @@ import orjson
 from bentos.coerced import Coerced
 from bentos.loaders import choose_flavor, load_predictor
 from bentos.loaders.interface import LoadError, PredictError, Prediction, Predictor
-from bentos.signature import InputError, InputPlan, Inputs, Signature, parse_signature, read_mlmodel
+from bentos.plan import InputPlan
+from bentos.signature import InputError, Inputs, Signature, parse_signature, read_mlmodel
 
 
 @dataclass(frozen=True)

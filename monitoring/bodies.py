@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from bentos.plan import InputPlan
 from bentos.segments import Record
-from bentos.signature import InputError, InputPlan, Signature
+from bentos.signature import InputError, Signature
 from bentos.wire.interface import WireError, column_kinds
 from bentos.wire.log import decode_outputs, decode_request, decode_response
 from bentos.wire.v2 import PROBABILITIES
