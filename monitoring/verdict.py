@@ -112,6 +112,12 @@ def judge_first(candidate: str, check: CheckResult | None, replay: CheckResult |
     return Verdict("replay", worst([metric.outcome for metric in metrics]), metrics, "none", candidate)
 
 
+def judge_wire(baseline: str, candidate: str, check: CheckResult | None) -> Verdict:
+    """The verdict of the wire check of a version that has a baseline: whether it may get any traffic at all."""
+    metric = judge_check("wire_check", check)
+    return Verdict("replay", metric.outcome, (metric,), baseline, candidate)
+
+
 def judge_check(metric: str, result: CheckResult | None) -> MetricVerdict:
     """PROMOTE when every row was answered over the wire as in process, ROLLBACK when one was not."""
     if result is None or not result.rows:
