@@ -13,7 +13,19 @@ from typing import Any
 
 from bentos.policy import ReleasePolicy, parse_policy
 from monitoring.interface import PermanentMonitoringError, TransientMonitoringError
-from monitoring.record import NONE, POLICY, RECORD, VERDICT, BrokenRecordError, canonical, code, digest, seal, unseal
+from monitoring.record import (
+    NONE,
+    POLICY,
+    RECORD,
+    VERDICT,
+    BrokenRecordError,
+    canonical,
+    code,
+    digest,
+    plain,
+    seal,
+    unseal,
+)
 from monitoring.tracking import TAG_LIMIT, MlflowRuns, Run, Runs
 
 PREFIX = "shipway."
@@ -53,6 +65,8 @@ class Release:
     closed_at: float | None = None
     digests: Mapping[str, str] = field(default_factory=dict)
     policy_source: str = ""
+    record_hash: str = ""  # of the record, and its place in the model's chain, once closed
+    sequence: int = 0
 
     @property
     def name(self) -> str:
@@ -220,7 +234,7 @@ class Ledger:
         """Uploads what the record names, then gives the record's bytes."""
         release = _release(run)
         policy = run.tags[f"{PREFIX}policy"].encode()
-        verdict = canonical({"outcome": outcome, "reason": reason, "verdicts": verdicts})
+        verdict = canonical(plain({"outcome": outcome, "reason": reason, "verdicts": verdicts}))
         self.runs.put(run, POLICY, policy)
         self.runs.put(run, VERDICT, verdict)
         closed = [other for other in self._search(experiment(release.model)) if f"{PREFIX}record" in other.tags]
@@ -372,6 +386,8 @@ def _release(run: Run) -> Release:
         closed_at=run.ended_ms / 1000 if run.ended_ms is not None else None,
         digests=_with(tags, DIGEST),
         policy_source=tags[f"{PREFIX}policy_source"],
+        record_hash=tags.get(f"{PREFIX}record", ""),
+        sequence=int(tags.get(f"{PREFIX}sequence", 0)),
     )
 
 
