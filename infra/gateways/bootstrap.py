@@ -10,6 +10,7 @@ from infra.gateways.clusters import TYPE
 from infra.gateways.routes import ROUTES_NAME
 
 MAX_DOWNSTREAM_CONNECTIONS = 8192
+MAX_REGEX_SIZE = 10_000  # RE2 instructions
 FORGED = ("x-shipway-", "x-envoy-")  # headers that only the gateway may set; a client's are removed
 
 
@@ -33,6 +34,12 @@ def bootstrap(listen: Listen) -> dict[str, Any]:
         "admin": {"address": _socket("127.0.0.1", listen.admin_port)},
         "dynamic_resources": {"cds_config": _from_file(listen.clusters_file)},
         "static_resources": {"listeners": [_listener(listen)], "clusters": clusters},
+        "layered_runtime": {
+            "layers": [
+                # Envoy's default of 100 refuses the route of a model whose name is longer than some 40 characters.
+                {"name": "static", "static_layer": {"re2.max_program_size.error_level": MAX_REGEX_SIZE}}
+            ]
+        },
         "overload_manager": {
             "resource_monitors": [
                 {

@@ -106,7 +106,6 @@ class EnvoyGateway:
                 raise
             with self._store.lock():
                 revision = self._route(plan.model, plan)
-                self._write_clusters()  # limits of the new plan count from now on
             try:
                 self._wait_revision(revision, rejected, max(deadline, time.monotonic() + 2.0))
             except Exception:
@@ -184,6 +183,7 @@ class EnvoyGateway:
         if record.live is not None and record.live != plan:
             kept += (Kept(record.live, now + record.live.limits.timeout_seconds + LINGER_SECONDS),)
         self._store.write(model, Record(plan, kept))
+        self._write_clusters()  # the new plan's limits count from now on
         return self._write_routes()
 
     def _restore(self, model: str, before: Record) -> None:
@@ -249,6 +249,7 @@ class EnvoyGateway:
                     f"the gateway does not answer by revision {revision} yet; the routes are put back. See the log of the gateway."
                 )
             time.sleep(0.01)
+        self._refuse_if_rejected(rejected, f"files of revision {revision}")
 
     def _settle(self, revision: int) -> None:
         """Waits for *revision* if Envoy is there; if it is away, the files speak when it starts."""
