@@ -64,7 +64,7 @@ class Outcomes:
 class _Seen:
     """The answers to the deliveries of late; bounded, because the run's own key is what makes a repeat harmless."""
 
-    limit: int = _REMEMBERED
+    limit: int
     _answers: OrderedDict[str, dict[str, Any]] = field(default_factory=OrderedDict)
 
     def get(self, delivery: str) -> dict[str, Any] | None:
@@ -114,7 +114,7 @@ class _Webhooks:
         self._secret = secret
         self._clock = clock
         self._outcomes = outcomes
-        self._seen = _Seen()
+        self._seen = _Seen(_REMEMBERED)
 
     async def take(self, request: Request) -> Response:
         body = await read_body(request, MAX_WEBHOOK_BYTES)
