@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -171,7 +172,7 @@ def _plain(value: object) -> object:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def spread(answers: list[object]) -> pd.DataFrame:
+def spread(answers: Sequence[object]) -> pd.DataFrame:
     """Answers as one flat row each, however they are nested, so that two servers' answers can be compared."""
     import pandas as pd
 

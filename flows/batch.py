@@ -1,0 +1,70 @@
+"""batch-score: a file of rows in, a file of answers out, through the same runner as online."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow, get_run_logger
+
+
+@flow(name="batch-score", flow_run_name="score with {model} {version}{alias}", persist_result=False)
+def batch_score(
+    model: str,
+    input: str,  # noqa: A002 - the parameter's name in the UI
+    output: str,
+    version: int | str | None = None,
+    alias: str | None = None,
+    rejects: str | None = None,
+    chunk: int = 10_000,
+) -> dict[str, float]:
+    """Scores a Parquet or CSV file with a registered version, in a child process of the version's own environment.
+
+    Rows that do not fit the signature, or that the model fails on, are set aside with the reason; nothing is dropped.
+
+    Args:
+        model: Name of the registered model.
+        input: Parquet or CSV file to score.
+        output: Parquet file of the input columns and the predictions.
+        version: Version to score with; give this or alias. With neither, the champion scores.
+        alias: Alias of the version to score with.
+        rejects: Parquet file of the rows set aside; empty: <output>.rejects.parquet.
+        chunk: Rows held in memory at a time.
+    """
+    from dataclasses import asdict
+
+    from bentos.child import run_batch
+    from flows import prepare
+    from flows.line import open_line, policy_of
+    from flows.prefect_teller import as_task
+    from flows.tell import key
+
+    line = open_line()
+    rules, _ = policy_of(line.settings, model, None)
+    if version is None and alias is None:
+        alias = "champion"
+    counts: dict[str, float] = {}
+    aside = Path(rejects) if rejects else Path(output).with_suffix(".rejects.parquet")
+
+    def score() -> str:
+        found = line.registry.resolve(model, version=None if version is None else str(version), alias=alias)
+        prepare.vet_version(line, model, found.version, rules)
+        prepared = prepare.prepare(line, model, found.version, rules)
+        scored = run_batch(
+            prepared.environment.python,
+            prepared.code,
+            prepared.bento.path,
+            Path(input).absolute(),
+            Path(output).absolute(),
+            aside.absolute(),
+            chunk=chunk,
+        )
+        counts.update(asdict(scored))
+        return f"{found.name}: {counts}"
+
+    get_run_logger().info(as_task("score", score))
+    from prefect.artifacts import create_table_artifact
+
+    create_table_artifact(
+        [counts], key=key(model, "batch"), description=f"{input} scored into {output}; set aside: {aside}"
+    )
+    return counts

@@ -1,0 +1,112 @@
+"""Opening a release: who may own a model's release, and what it is opened with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from bentos.errors import PermanentError
+from flows.owner import alive, this_owner
+from monitoring.ledger import BusyError
+
+if TYPE_CHECKING:
+    from bentos.policy import ReleasePolicy
+    from flows.line import Line
+    from flows.release import Kind
+    from monitoring.ledger import Release
+
+WAIT_SECONDS = 3600.0  # a release that waits for another gives up after this long
+
+
+class NothingToDoError(PermanentError):
+    """What was asked for is so already, or cannot be meant."""
+
+
+def open_release(
+    line: Line,
+    model: str,
+    version: str,
+    *,
+    kind: Kind,
+    policy: ReleasePolicy,
+    policy_source: str,
+    flow_run_id: str,
+    log: Callable[[str], None] = print,
+    **facts: str,
+) -> Release:
+    """Opens the release of *version*, or goes on with the one that a dead flow left open.
+
+    Another release of the model that is alive is waited for or refused, as the policy's ``tolerate_busy`` says. Raises
+    BusyError then, and NothingToDoError when *version* is the live one already.
+    """
+    owner = this_owner(flow_run_id)
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        with line.lock(model):
+            current = line.ledger.current(model)
+            if current is None or may_take_over(current, flow_run_id, version):
+                return _open(line, model, version, kind, policy, policy_source, owner, current, facts)
+        who = f"{current.name}, owned by flow run {current.owner.get('flow_run_id')}"
+        if policy.tolerate_busy == "refuse" or time.monotonic() > deadline:
+            raise BusyError(
+                f"release of {model}/{version}: {who}, is open. Wait for its end, cancel it with rollback-model, or set"
+                " tolerate_busy: wait in the policy."
+            )
+        log(f"waiting for {who}")
+        time.sleep(2.0)
+
+
+def may_take_over(current: Release, flow_run_id: str, version: str) -> bool:
+    """Whether a flow that wants to release *version* may go on with the open release: its own, or a dead flow's."""
+    if current.candidate != version:
+        return False
+    if current.owner.get("flow_run_id") == flow_run_id:
+        return True
+    return not waiting(current) and not alive(current.owner, current.heartbeat_at, time.time())
+
+
+def waiting(release: Release) -> bool:
+    """Whether the release waits for a person, so that no process of it has to be alive."""
+    until = release.facts.get("waiting_until")
+    return until is not None and "approved" not in release.facts and time.time() < float(until)
+
+
+def _open(
+    line: Line,
+    model: str,
+    version: str,
+    kind: Kind,
+    policy: ReleasePolicy,
+    policy_source: str,
+    owner: dict[str, str],
+    current: Release | None,
+    facts: dict[str, str],
+) -> Release:
+    if current is not None:
+        return line.ledger.open(
+            model,
+            version,
+            baseline=current.baseline,
+            policy=policy,
+            policy_source=policy_source,
+            digests={},
+            owner=owner,
+        )
+    found = line.registry.resolve(model, version=version)
+    aliases = line.registry.aliases(model)
+    plan = line.gateway.plan(model)
+    baseline = aliases.get("champion") if kind != "manual" else plan.baseline.version if plan is not None else None
+    if baseline == version:
+        raise NothingToDoError(f"{model}/{version} is the champion already: nothing to release.")
+    release = line.ledger.open(
+        model,
+        version,
+        baseline=baseline,
+        policy=policy,
+        policy_source=policy_source,
+        digests={"model": found.digest, "policy": policy.digest()},
+        owner=owner,
+    )
+    noted = {"kind": kind, "previous": aliases.get("previous", ""), **facts}
+    return line.ledger.note(release, **noted)

@@ -1,0 +1,51 @@
+"""promote-model: a registered model version to its verdict, and the verdict carried out."""
+
+from __future__ import annotations
+
+from prefect import flow, get_run_logger, runtime
+
+
+@flow(name="promote-model", flow_run_name="promote {model} {version}{alias}", persist_result=False)
+def promote_model(
+    model: str,
+    version: int | str | None = None,
+    alias: str | None = None,
+    policy: str | None = None,
+    target: str = "process",
+) -> str:
+    """Carries a registered version to a verdict on live traffic, promotes it or returns to the baseline, and records why.
+
+    Args:
+        model: Name of the registered model.
+        version: Version to release; give this or alias.
+        alias: Alias of the version to release, for example challenger.
+        policy: Name of a release policy block; empty: the model's own block, its YAML file, or the documented default.
+        target: Name of the target block that runs the versions.
+    """
+    from flows.drive import Drive
+    from flows.line import open_line, policy_of
+    from flows.opening import open_release
+    from flows.prefect_teller import as_task, prefect_teller
+
+    line = open_line(target)
+    rules, source = policy_of(line.settings, model, policy)
+    resolved: list[str] = []
+
+    def resolve() -> str:
+        found = line.registry.resolve(model, version=None if version is None else str(version), alias=alias)
+        resolved.append(found.version)
+        return f"{found.name}: {found.flavor}, {found.digest}"
+
+    get_run_logger().info(as_task("resolve", resolve))
+    release = open_release(
+        line,
+        model,
+        resolved[0],
+        kind="promote",
+        policy=rules,
+        policy_source=source,
+        flow_run_id=str(runtime.flow_run.id),
+        log=get_run_logger().info,
+    )
+    closed = Drive(line, release, line.ledger.policy(release), prefect_teller()).run()
+    return f"{closed.outcome}: {closed.reason}"

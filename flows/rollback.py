@@ -1,0 +1,66 @@
+"""rollback-model: back to the previous version by one route change."""
+
+from __future__ import annotations
+
+import time
+
+from prefect import flow, get_run_logger, runtime
+
+
+@flow(name="rollback-model", flow_run_name="roll back {model}", persist_result=False)
+def rollback_model(model: str, reason: str = "asked for", target: str = "process") -> str:
+    """Returns a model to its previous version: routes first, then the alias.
+
+    A release under way is ended in its baseline instead, at whatever step it is.
+
+    Args:
+        model: Name of the registered model.
+        reason: Why; kept in the release record.
+        target: Name of the target block that runs the versions.
+    """
+    from flows.drive import Drive
+    from flows.line import open_line, policy_of
+    from flows.opening import NothingToDoError, open_release
+    from flows.owner import this_owner
+    from flows.prefect_teller import prefect_teller
+
+    line = open_line(target)
+    flow_run_id = str(runtime.flow_run.id)
+    decided = {"decided_at": repr(time.time()), "reason": reason}
+    current = line.ledger.current(model)
+    if current is not None and current.owner.get("flow_run_id") != flow_run_id:
+        rules = line.ledger.policy(current)
+        with line.lock(model):
+            release = line.ledger.open(
+                model,
+                current.candidate,
+                baseline=current.baseline,
+                policy=rules,
+                policy_source=current.policy_source,
+                digests={},
+                owner=this_owner(flow_run_id),
+            )
+            release = line.ledger.note(release, decision="ROLLBACK", **decided)
+        get_run_logger().info(f"took over {release.name} to end it in its baseline")
+    else:
+        previous = line.registry.aliases(model).get("previous")
+        if previous is None:
+            raise NothingToDoError(
+                f"{model} has no alias 'previous': nothing to roll back to. Set the alias in MLflow, or promote the version"
+                " you want with promote-model."
+            )
+        rules, source = policy_of(line.settings, model, None)
+        release = open_release(
+            line,
+            model,
+            previous,
+            kind="rollback",
+            policy=rules,
+            policy_source=source,
+            flow_run_id=flow_run_id,
+            decision="PROMOTE",
+            vetted="released before",
+            **decided,
+        )
+    closed = Drive(line, release, rules, prefect_teller()).run()
+    return f"{closed.outcome}: {closed.reason}"
