@@ -166,7 +166,7 @@ class _Maker:
             command,
             environment,
             url=url,
-            port=settings.mlflow_port,
+            ports={"SHIPWAY_MLFLOW_PORT": settings.mlflow_port},
             healthy=lambda: answers(f"{url}/health"),
             # `mlflow server` passes SIGTERM on to the uvicorn it started; SIGKILL would orphan that
             death_signal=signal.SIGTERM,
@@ -187,7 +187,7 @@ class _Maker:
             _python("prefect", "server", "start", "--host", settings.host, "--port", str(settings.prefect_port)),
             environment,
             url=api.removesuffix("/api"),
-            port=settings.prefect_port,
+            ports={"SHIPWAY_PREFECT_PORT": settings.prefect_port},
             healthy=lambda: answers(f"{api}/health"),
         )
 
@@ -224,7 +224,10 @@ class _Maker:
             tuple(gateway.command()),
             {},
             url=settings.gateway_url,
-            port=settings.gateway_port,
+            ports={
+                "SHIPWAY_GATEWAY_PORT": settings.gateway_port,
+                "SHIPWAY_GATEWAY_ADMIN_PORT": settings.gateway_admin_port,
+            },
             healthy=lambda: answers(f"http://127.0.0.1:{settings.gateway_admin_port}/ready"),
         )
 
@@ -235,7 +238,7 @@ class _Maker:
             _python("flows.receiver"),
             worker_environment(settings, self.servers),
             url=settings.receiver_url,
-            port=settings.receiver_port,
+            ports={"SHIPWAY_RECEIVER_PORT": settings.receiver_port},
             healthy=lambda: answers(f"{settings.receiver_url}/healthz"),
         )
 
@@ -275,7 +278,6 @@ class _Maker:
             cwd=ROOT,
             log=self.settings.logs / f"{name}.log",
             after=after,
-            setting=f"SHIPWAY_{name.upper()}_PORT",
             start_seconds=self.settings.start_seconds,
             **{"healthy": lambda: True, **values},  # type: ignore[arg-type]
         )

@@ -49,8 +49,7 @@ class Part:
     log: Path
     healthy: Callable[[], bool]
     url: str = ""  # where a person or a client finds it
-    port: int | None = None  # the TCP port it listens on
-    setting: str = ""  # the setting that chooses the port
+    ports: Mapping[str, int] = field(default_factory=dict)  # TCP ports it listens on, by the setting that chooses each
     after: tuple[str, ...] = ()  # parts that must be up before this one starts
     once: bool = False
     optional: bool = False  # True: the stack counts as up without it

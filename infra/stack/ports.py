@@ -16,28 +16,19 @@ class PortTakenError(StackError):
 
 def check_ports(parts: Iterable[Part], host: str) -> None:
     """Raises PortTakenError naming every port of *parts* that cannot be bound on *host*: who holds it, which setting moves it."""
-    problems = [
-        f"port {part.port} for {part.name} is taken by {holder(part.port)}; set {part.setting} to a free one"
-        for part in parts
-        if part.port is not None and not _free(part.port, host)
-    ]
-    problems += _twice(parts)
+    problems: list[str] = []
+    seen: dict[int, str] = {}
+    for part in parts:
+        for setting, port in part.ports.items():
+            if port in seen:
+                problems.append(
+                    f"port {port} is wanted by {seen[port]} and by {setting}; choose another for one of them"
+                )
+            elif not _free(port, host):
+                problems.append(f"port {port} for {part.name} is taken by {holder(port)}; set {setting} to a free one")
+            seen[port] = setting
     if problems:
         raise PortTakenError("; ".join(problems) + ". Then run 'shipway up' again.")
-
-
-def _twice(parts: Iterable[Part]) -> list[str]:
-    seen: dict[int, Part] = {}
-    problems = []
-    for part in parts:
-        if part.port is None:
-            continue
-        other = seen.setdefault(part.port, part)
-        if other is not part:
-            problems.append(
-                f"port {part.port} is wanted by {other.name} ({other.setting}) and {part.name} ({part.setting})"
-            )
-    return problems
 
 
 def _free(port: int, host: str) -> bool:

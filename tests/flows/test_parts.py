@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from flows.parts import choose_servers, client_environment, compose, webhook_name, worker_environment
-from infra.settings import StackSettings
+from infra.settings import StackSettings, variables
 from infra.stack.part import StackError
 from infra.stack.secrets import ensure_secrets
 from infra.telemetry import telemetry_off
@@ -30,7 +30,9 @@ def test_without_the_user_s_servers_the_stack_runs_its_own(settings, tmp_path):
     assert {part.name for part in parts.values() if part.once} == {"webhook", "deployments"}
     assert all(part.log.parent == settings.logs for part in parts.values())
     assert all(part.environment.items() >= telemetry_off().items() for part in parts.values())
-    assert parts["gateway"].setting == "SHIPWAY_GATEWAY_PORT"
+    assert sorted(setting for part in parts.values() for setting in part.ports) == [
+        name for name in sorted(variables()) if name.endswith("_PORT")
+    ]
 
 
 @pytest.mark.parametrize(

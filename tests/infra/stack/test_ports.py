@@ -14,7 +14,7 @@ from infra.stack.ports import PortTakenError, check_ports
 
 def part(name: str, port: int) -> Part:
     setting = f"SHIPWAY_{name.upper()}_PORT"
-    return Part(name, ("true",), {}, Path(), Path("log"), healthy=lambda: True, port=port, setting=setting)
+    return Part(name, ("true",), {}, Path(), Path("log"), healthy=lambda: True, ports={setting: port})
 
 
 def test_a_taken_port_is_named_with_its_setting_and_holder():

@@ -52,7 +52,7 @@ def make_part(tmp_path: Path, name: str, command: tuple[str, ...], **values: obj
 def server(tmp_path: Path, name: str, **values: object) -> Part:
     port = free_port()
     command = python(SERVER, str(port))
-    return make_part(tmp_path, name, command, healthy=lambda: answers(f"http://127.0.0.1:{port}/"), port=port, **values)
+    return make_part(tmp_path, name, command, healthy=lambda: answers(f"http://127.0.0.1:{port}/"), **values)
 
 
 def until(supervisor: Supervisor, condition: Callable[[], bool], seconds: float = 15.0) -> None:
