@@ -57,7 +57,7 @@ def verify(ledger: Ledger, *, model: str | None = None, run_id: str | None = Non
 
 
 def save_checks(folder: Path, check: CheckResult | None, replay: CheckResult | None) -> None:
-    """Writes what ``judge_first`` was given into *folder*, to be kept as ``evidence/replay``."""
+    """Writes what ``judge_first`` or ``judge_wire`` was given into *folder*, to be kept as ``evidence/replay``."""
     folder.mkdir(parents=True, exist_ok=True)
     results = {"check": check, "replay": replay}
     values = {name: asdict(result) if result is not None else None for name, result in results.items()}
@@ -173,17 +173,19 @@ def _recompute(folder: Path, verdict: Mapping[str, Any], policy: ReleasePolicy) 
 
 
 def _replayed(folder: Path, verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """A first version's verdict from its kept checks (see ``save_checks``)."""
+    """The verdict of the wire check, and of a first version's replay, from the kept results (see ``save_checks``)."""
     from monitoring.check import CheckResult
     from monitoring.interface import PermanentMonitoringError
-    from monitoring.verdict import judge_first
+    from monitoring.verdict import judge_first, judge_wire
 
     path = folder / CHECKS
     try:
         kept = json.loads(path.read_bytes())
         check, replay = (CheckResult(**kept[name]) if kept[name] is not None else None for name in ("check", "replay"))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PermanentMonitoringError(f"{path.name}: expected the checks of a first version: {error!r}") from error
+        raise PermanentMonitoringError(f"{path.name}: expected the results of the wire check: {error!r}") from error
+    if verdict["baseline"] != NONE:
+        return judge_wire(verdict["baseline"], verdict["candidate"], check).to_json()
     return judge_first(verdict["candidate"], check, replay).to_json()
 
 
