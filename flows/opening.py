@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from bentos.errors import PermanentError
@@ -32,8 +32,8 @@ def open_release(
     policy: ReleasePolicy,
     policy_source: str,
     flow_run_id: str,
+    facts: Mapping[str, str] | None = None,
     log: Callable[[str], None] = print,
-    **facts: str,
 ) -> Release:
     """Opens the release of *version*, or goes on with the one that a dead flow left open.
 
@@ -46,7 +46,7 @@ def open_release(
         with line.lock(model):
             current = line.ledger.current(model)
             if current is None or may_take_over(current, flow_run_id, version):
-                return _open(line, model, version, kind, policy, policy_source, owner, current, facts)
+                return _open(line, model, version, kind, policy, policy_source, owner, current, facts or {})
         who = f"{current.name}, owned by flow run {current.owner.get('flow_run_id')}"
         if policy.tolerate_busy == "refuse" or time.monotonic() > deadline:
             raise BusyError(
@@ -81,7 +81,7 @@ def _open(
     policy_source: str,
     owner: dict[str, str],
     current: Release | None,
-    facts: dict[str, str],
+    facts: Mapping[str, str],
 ) -> Release:
     if current is not None:
         return line.ledger.open(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 from prefect import flow, get_run_logger, runtime
 
@@ -181,7 +182,7 @@ def run_ended(flow_run_id: str) -> bool:
 
     with get_client(sync_client=True) as client:
         try:
-            state = client.read_flow_run(flow_run_id).state
+            state = client.read_flow_run(UUID(flow_run_id)).state
         except ObjectNotFound:
             return True
     return state is not None and state.is_final()
@@ -201,9 +202,9 @@ def mark_dead_runs(line: Line) -> None:
             if not run or alive(release.owner, release.heartbeat_at, time.time()):
                 continue
             try:
-                state = client.read_flow_run(run).state
+                state = client.read_flow_run(UUID(run)).state
             except ObjectNotFound:
                 continue
             if state is not None and state.is_running():
-                client.set_flow_run_state(run, Crashed(message="Its process is gone."), force=True)
+                client.set_flow_run_state(UUID(run), Crashed(message="Its process is gone."), force=True)
                 get_run_logger().warning(f"flow run {run} of {release.name} was called Running; its process is gone")

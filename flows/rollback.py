@@ -58,9 +58,7 @@ def rollback_model(model: str, reason: str = "asked for", target: str = "process
             policy=rules,
             policy_source=source,
             flow_run_id=flow_run_id,
-            decision="PROMOTE",
-            vetted="released before",
-            **decided,
+            facts={"decision": "PROMOTE", "vetted": "released before", **decided},
         )
     closed = Drive(line, release, rules, prefect_teller()).run()
     return f"{closed.outcome}: {closed.reason}"
