@@ -28,7 +28,7 @@ def load(folder: Path, mlmodel: Mapping[str, Any]) -> SklearnPredictor:
         raise LoadError(
             f"{type(estimator).__name__} in {folder} has no method {method!r}: log it with another predict_fn"
         )
-    return SklearnPredictor(estimator, method, framed=hasattr(estimator, "feature_names_in_"))
+    return SklearnPredictor(estimator, method, framed=not fitted_on_array(estimator))
 
 
 def read_estimator(path: Path, serialization: str, trusted: list[str] | None) -> Any:
@@ -63,9 +63,18 @@ def chances(estimator: Any, data: Any) -> tuple[np.ndarray | None, tuple[Any, ..
     return found, None if classes is None else tuple(np.asarray(classes).tolist())
 
 
+def fitted_on_array(estimator: Any) -> bool:
+    """Whether an estimator of scikit-learn's own was fitted on an array, so that a frame would only make it warn.
+
+    Any other class may select columns by name, fitted attributes or not.
+    """
+    own = type(estimator).__module__.partition(".")[0] == "sklearn"
+    return own and hasattr(estimator, "n_features_in_") and not hasattr(estimator, "feature_names_in_")
+
+
 @dataclass(frozen=True)
 class SklearnPredictor:
-    """An estimator. It takes a frame, or an array where it was fitted on one and every column is a number."""
+    """An estimator. It takes a frame, or an array if it was fitted on one and every column is a number."""
 
     estimator: Any
     method: str
