@@ -29,8 +29,8 @@ JUDGES: dict[str, Judge] = {
     "drift": drift.judge,
     "input_schema": input_schema.judge,
 }
-# What each metric may spend of a window's alpha; failing users weighs most.
-SPENDING = {"error_rate": 0.4, "labels": 0.2, "disagreement": 0.15, "latency": 0.15, "input_schema": 0.1}
+# What each metric may spend of a window's alpha; failing and losing more weigh most.
+SPENDING = {"error_rate": 0.35, "labels": 0.3, "disagreement": 0.15, "latency": 0.1, "input_schema": 0.1}
 
 
 def judge(evidence: Evidence, policy: ReleasePolicy) -> Verdict:
@@ -53,6 +53,7 @@ def examine(evidence: Evidence, policy: ReleasePolicy) -> tuple[Verdict, tuple[s
         _ask(name, evidence, settings, _levels(name, active, evidence.stage, policy))
         for name, settings in active.items()
     ]
+    answers = [_required(answer, policy) for answer in answers]
     metrics = [answer for answer in answers if isinstance(answer, MetricVerdict)]
     notes = tuple(f"{answer.metric}: {answer.why}" for answer in answers if isinstance(answer, Silent))
     window = _window(evidence, policy)
@@ -69,6 +70,15 @@ def _ask(name: str, evidence: Evidence, settings: Any, levels: Levels) -> Metric
     except Exception as error:
         why = f"{name} could not be computed: {type(error).__name__}: {error}"
         return MetricVerdict(name, Outcome.ERROR, why, {"error": type(error).__name__})
+
+
+def _required(answer: MetricVerdict | Silent, policy: ReleasePolicy) -> MetricVerdict | Silent:
+    """Labels that the policy requires may be silent in a split only where a shadow has decided them."""
+    required = policy.metrics.labels is not None and policy.metrics.labels.required and policy.shadow.percent <= 0
+    if isinstance(answer, Silent) and answer.metric == labels.METRIC and required:
+        why = f"{answer.why}; labels are required, so shadow.percent must be above 0"
+        return MetricVerdict(answer.metric, Outcome.INCONCLUSIVE, why, answer.numbers)
+    return answer
 
 
 def _levels(name: str, active: dict[str, Any], stage: Stage, policy: ReleasePolicy) -> Levels:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from bentos.policy import DisagreementMetric
 from monitoring.interface import MetricVerdict, Outcome
 from monitoring.metrics.interface import Levels, Silent
-from monitoring.metrics.values import as_classes, kind_of, mean_by_request, numbers
+from monitoring.metrics.values import as_classes, joined, kind_of, mean_by_request, numbers, without_pairs
 from monitoring.sequential import betting_process, mean_bounds, needs_more, rejects
 
 if TYPE_CHECKING:
@@ -29,19 +29,19 @@ def judge(evidence: Evidence, policy: DisagreementMetric, levels: Levels) -> Met
     The request is the unit: a request of many rows counts once, with its mean. Silent where answers cannot be joined
     (a split without a mirror) and for numbers without a bound.
     """
-    joined = evidence.answers.dropna(subset=["baseline", "candidate"])
-    if joined.empty:
-        if evidence.stage == "split":
-            return Silent(METRIC, "no joined answers: in a split each request is answered by one arm")
+    if without_pairs(evidence):
+        return Silent(METRIC, "no joined answers: in a split each request is answered by one arm")
+    pairs = joined(evidence)
+    if pairs.empty:
         return MetricVerdict(METRIC, Outcome.INCONCLUSIVE, "no joined answers yet", {"requests": 0})
-    if kind_of(joined["baseline"], joined["candidate"]) == "class":
-        return _classes(joined, policy.max_rate, levels)
-    return _numbers(joined, policy.max_mean_difference, levels)
+    if kind_of(pairs["baseline"], pairs["candidate"]) == "class":
+        return _classes(pairs, policy.max_rate, levels)
+    return _numbers(pairs, policy.max_mean_difference, levels)
 
 
-def _classes(joined: pd.DataFrame, most: float, levels: Levels) -> MetricVerdict | Silent:
-    differs = as_classes(joined["baseline"]) != as_classes(joined["candidate"])
-    share = mean_by_request(joined, differs.astype(np.float64), "seq")
+def _classes(pairs: pd.DataFrame, most: float, levels: Levels) -> MetricVerdict | Silent:
+    differs = as_classes(pairs["baseline"]) != as_classes(pairs["candidate"])
+    share = mean_by_request(pairs, differs.astype(np.float64), "seq")
     rate = float(share.mean())
     found: dict[str, float | int | str | None] = {
         "rate": rate,
@@ -75,10 +75,10 @@ def _none_allowed(rate: float, n: int, found: dict[str, float | int | str | None
     return MetricVerdict(METRIC, Outcome.INCONCLUSIVE, why, found)
 
 
-def _numbers(joined: pd.DataFrame, most: float | None, levels: Levels) -> MetricVerdict | Silent:
-    baseline, candidate = numbers(joined["baseline"]), numbers(joined["candidate"])
+def _numbers(pairs: pd.DataFrame, most: float | None, levels: Levels) -> MetricVerdict | Silent:
+    baseline, candidate = numbers(pairs["baseline"]), numbers(pairs["candidate"])
     spread = float(np.nanstd(baseline))
-    difference = mean_by_request(joined, _scaled(candidate - baseline, spread), "seq")
+    difference = mean_by_request(pairs, _scaled(candidate - baseline, spread), "seq")
     mean = float(difference.mean())
     found: dict[str, float | int | str | None] = {
         "mean_difference": mean,

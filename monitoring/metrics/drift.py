@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from bentos.policy import DriftMetric
 from monitoring.interface import MetricVerdict, Outcome, worst
 from monitoring.metrics.interface import Levels, Silent
+from monitoring.metrics.values import without_pairs
 
 if TYPE_CHECKING:
     from monitoring.evidence import ColumnDrift, Evidence
@@ -43,9 +44,9 @@ def _predictions(
     most = policy.max_prediction_drift
     if most is None:
         return None
+    if without_pairs(evidence):
+        return Silent(METRIC, "no joined predictions: in a split each request is answered by one arm")
     if between is None:
-        if evidence.stage == "split":
-            return Silent(METRIC, "no joined predictions: in a split each request is answered by one arm")
         why = f"prediction drift not computed: {evidence.drift.note or 'no joined predictions'}"
         return MetricVerdict(METRIC, Outcome.INCONCLUSIVE, why, found, policy.min_rows)
     if between.rows < policy.min_rows:

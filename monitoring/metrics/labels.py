@@ -10,7 +10,7 @@ import numpy.typing as npt
 from bentos.policy import LabelMetric
 from monitoring.interface import MetricVerdict, Outcome
 from monitoring.metrics.interface import Levels, Silent
-from monitoring.metrics.values import as_classes, kind_of, mean_by_request, numbers
+from monitoring.metrics.values import as_classes, joined, kind_of, mean_by_request, numbers, without_pairs
 from monitoring.sequential import betting_process, mean_bounds, needs_more, rejects
 
 if TYPE_CHECKING:
@@ -26,9 +26,13 @@ def judge(evidence: Evidence, policy: LabelMetric, levels: Levels) -> MetricVerd
 
     ROLLBACK when "mean d >= 0" is rejected (the candidate loses more), PROMOTE when "mean d <= -margin" is (it does not
     lose more by the margin). Between the two either may come first; both at once is ROLLBACK. Fewer than ``min_pairs``,
-    or nothing decided: INCONCLUSIVE where labels are required, else silent.
+    or nothing decided: INCONCLUSIVE where labels are required, else silent; but pairs that so far lose more than the margin
+    are never passed over in silence: INCONCLUSIVE until they decide. A split without a mirror has no pairs at all and
+    is silent: what the policy requires of labels is decided in the shadow.
     """
-    pairs = evidence.answers.dropna(subset=["baseline", "candidate", "label"])
+    if without_pairs(evidence):
+        return Silent(METRIC, "no labelled pairs: in a split each request is answered by one arm")
+    pairs = joined(evidence).dropna(subset=["label"])
     difference = paired(pairs, policy) if not pairs.empty else np.zeros(0)
     n = difference.size
     found: dict[str, float | int | str | None] = {"pairs": n, "margin": policy.margin}
@@ -45,10 +49,10 @@ def judge(evidence: Evidence, policy: LabelMetric, levels: Levels) -> MetricVerd
     if rejects(sound, levels.promote):
         why = f"loss on labels differs by {-mean:+.4f} < margin {policy.margin:g} (n={n} pairs)"
         return MetricVerdict(METRIC, Outcome.PROMOTE, why, found)
-    needs = needs_more(sound, levels.promote)
-    return _undecided(
-        policy, f"loss on labels differs by {-mean:+.4f}, margin {policy.margin:g}, n={n} pairs", found, needs
-    )
+    why = f"loss on labels differs by {-mean:+.4f}, margin {policy.margin:g}, n={n} pairs"
+    if mean < -policy.margin:
+        return _held(why, found, needs_more(worse, levels.rollback))
+    return _undecided(policy, why, found, needs_more(sound, levels.promote))
 
 
 def paired(pairs: pd.DataFrame, policy: LabelMetric) -> npt.NDArray[np.float64]:
@@ -68,6 +72,12 @@ def paired(pairs: pd.DataFrame, policy: LabelMetric) -> npt.NDArray[np.float64]:
 def _numeric(error: npt.NDArray[np.float64], power: int, scale: float) -> npt.NDArray[np.float64]:
     """|error|^power / scale, clipped to [0, 1]; an error that is not a number is the largest."""
     return np.clip(np.nan_to_num(np.abs(error) ** power / scale, nan=1.0, posinf=1.0), 0.0, 1.0)
+
+
+def _held(why: str, found: dict[str, float | int | str | None], needs: int | None) -> MetricVerdict:
+    """Undecided, with pairs that speak against the candidate."""
+    said = f"about {needs} more pairs needed" if needs else "more of the same would not decide it"
+    return MetricVerdict(METRIC, Outcome.INCONCLUSIVE, f"{why}: worse so far and undecided; {said}", found, needs)
 
 
 def _undecided(

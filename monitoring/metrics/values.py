@@ -10,6 +10,8 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import pandas as pd
 
+    from monitoring.evidence import Evidence
+
 Kind = Literal["class", "number"]
 
 MOST_CLASSES = 50  # more distinct integers than this are numbers
@@ -31,6 +33,21 @@ def kind_of(*columns: pd.Series[Any]) -> Kind:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.integer | np.floating)
+
+
+def joined(evidence: Evidence) -> pd.DataFrame:
+    """The answer rows of mirrored requests that both arms answered.
+
+    Only a mirror gives both arms' answers to the same request by chance alone: where both answered one request of a
+    split, the candidate was late and the baseline was asked too.
+    """
+    copied = evidence.requests.loc[evidence.requests["mirrored"].astype(bool), "request_id"]
+    return evidence.answers[evidence.answers["request_id"].isin(copied)].dropna(subset=["baseline", "candidate"])
+
+
+def without_pairs(evidence: Evidence) -> bool:
+    """Whether this window cannot have joined answers: a split in which nothing was mirrored."""
+    return evidence.stage == "split" and not evidence.requests["mirrored"].astype(bool).any()
 
 
 def numbers(column: pd.Series[Any]) -> npt.NDArray[np.float64]:
