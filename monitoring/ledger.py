@@ -7,7 +7,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,23 @@ from monitoring.record import (
     seal,
     unseal,
 )
+from monitoring.release import (
+    DIGEST,
+    FACT,
+    KEPT,
+    OUTCOMES,
+    OWNER,
+    PREFIX,
+    Release,
+    confirmed,
+    experiment,
+    people,
+    release_of,
+    under,
+)
 from monitoring.tracking import TAG_LIMIT, MlflowRuns, Run, Runs
 
-PREFIX = "shipway."
-FACT, OWNER, DIGEST, KEPT = (f"{PREFIX}{part}." for part in ("fact", "owner", "digest", "kept"))
 CLAIM_SECONDS = 10.0  # a claim not confirmed in this time was left by a process that died
-OUTCOMES = ("PROMOTED", "ROLLED_BACK", "ERROR", "INCONCLUSIVE", "CANCELLED")
 
 
 class BusyError(TransientMonitoringError):
@@ -40,38 +51,6 @@ class BusyError(TransientMonitoringError):
 
 class ClosedError(PermanentMonitoringError):
     """The release was closed, by another process or before."""
-
-
-@dataclass(frozen=True)
-class Release:
-    """One release as the ledger described it at one moment; times are unix seconds.
-
-    ``baseline`` is None for a first version. ``attempt`` counts from 1. ``facts`` are what the flow noted. ``outcome``
-    and ``reason`` are empty while it is open; an outcome is one of OUTCOMES.
-    """
-
-    run_id: str
-    model: str
-    candidate: str
-    baseline: str | None
-    attempt: int
-    opened_at: float
-    facts: Mapping[str, str] = field(default_factory=dict)
-    open: bool = True
-    outcome: str = ""
-    reason: str = ""
-    owner: Mapping[str, str] = field(default_factory=dict)
-    heartbeat_at: float = 0.0
-    closed_at: float | None = None
-    digests: Mapping[str, str] = field(default_factory=dict)
-    policy_source: str = ""
-    record_hash: str = ""  # of the record, and its place in the model's chain, once closed
-    sequence: int = 0
-
-    @property
-    def name(self) -> str:
-        """How people call it: ``model/version, attempt n``."""
-        return f"{self.model}/{self.candidate}, attempt {self.attempt}"
 
 
 class Ledger:
@@ -125,7 +104,7 @@ class Ledger:
             if [other.run_id for other in self._running(model)] == [run.run_id]:
                 self.runs.write(run.run_id, params=_flat(policy.model_dump(mode="json")))
                 self.runs.write(run.run_id, tags={f"{PREFIX}state": "open"})
-                return _release(self.runs.get(run.run_id))
+                return release_of(self.runs.get(run.run_id))
             # Two opened at once, and nothing in MLflow orders them: every one that saw another withdraws.
             self.runs.delete(run.run_id)
             time.sleep(random.uniform(0.05, 0.4))
@@ -133,27 +112,27 @@ class Ledger:
 
     def current(self, model: str) -> Release | None:
         """The open release of *model*, if any."""
-        found = [run for run in self._running(model) if _confirmed(run)]
-        return _release(found[0]) if found else None
+        found = [run for run in self._running(model) if confirmed(run)]
+        return release_of(found[0]) if found else None
 
     def releases(self, model: str, limit: int = 20) -> list[Release]:
         """The releases of *model*, newest first, open and closed."""
-        return [_release(run) for run in self._search(experiment(model), limit=limit)]
+        return [release_of(run) for run in self._search(experiment(model), limit=limit)]
 
     def all_open(self) -> list[Release]:
         """Every open release of every model."""
-        return [_release(run) for run in self._search(experiment("*"), running=True)]
+        return [release_of(run) for run in self._search(experiment("*"), running=True)]
 
     def everything(self, model: str | None = None) -> list[Release]:
         """Every release, open and closed, newest first; of all models where *model* is None."""
-        return [_release(run) for run in self._search(experiment(model or "*"))]
+        return [release_of(run) for run in self._search(experiment(model or "*"))]
 
     def get(self, run_id: str) -> Release:
         """The release of a run; raises UnknownRunError, or PermanentMonitoringError where the run is no release."""
         run = self.runs.get(run_id)
         if f"{PREFIX}candidate" not in run.tags:
             raise PermanentMonitoringError(f"run {run_id} in {run.experiment} is no release of Shipway.")
-        return _release(run)
+        return release_of(run)
 
     def attempts(self, model: str, version: str) -> int:
         """How many releases of *version* were closed."""
@@ -167,7 +146,7 @@ class Ledger:
     def note(self, release: Release, **facts: str) -> Release:
         """Notes *facts* and returns the release with all of its facts as read back."""
         self.runs.write(release.run_id, tags=_fits({f"{FACT}{key}": value for key, value in facts.items()}))
-        return replace(_release(self.runs.get(release.run_id)), owner=release.owner)
+        return replace(release_of(self.runs.get(release.run_id)), owner=release.owner)
 
     def heartbeat(self, release: Release, now: float) -> None:
         """Says that the owner was alive at *now* (unix seconds).
@@ -175,11 +154,11 @@ class Ledger:
         Raises BusyError where another process took the release over, ClosedError where it was closed: the caller must
         stop acting for it.
         """
-        found = _release(self.runs.get(release.run_id))
+        found = release_of(self.runs.get(release.run_id))
         if not found.open:
             raise ClosedError(f"release {release.name} was closed as {found.outcome or 'nothing'}: {found.reason}")
         if dict(found.owner) != dict(release.owner):
-            raise BusyError(f"release {release.name} was taken over by {_people(found.owner)}.")
+            raise BusyError(f"release {release.name} was taken over by {people(found.owner)}.")
         self.runs.write(release.run_id, tags={f"{PREFIX}heartbeat": repr(now)})
 
     def metrics(self, release: Release, numbers: Mapping[str, float], step: int) -> None:
@@ -228,11 +207,11 @@ class Ledger:
         self.runs.write(run.run_id, tags=tags)
         if run.running:
             self.runs.end(run.run_id)
-        return _release(self.runs.get(run.run_id))
+        return release_of(self.runs.get(run.run_id))
 
     def _sealed(self, run: Run, outcome: str, reason: str, verdicts: list[Mapping[str, Any]]) -> bytes:
         """Uploads what the record names, then gives the record's bytes."""
-        release = _release(run)
+        release = release_of(run)
         policy = run.tags[f"{PREFIX}policy"].encode()
         verdict = canonical(plain({"outcome": outcome, "reason": reason, "verdicts": verdicts}))
         self.runs.put(run, POLICY, policy)
@@ -241,7 +220,7 @@ class Ledger:
         last = max(closed, key=lambda other: int(other.tags[f"{PREFIX}sequence"]), default=None)
         evidence = {
             f"{name}/{path}": known
-            for name, files in _with(run.tags, KEPT).items()
+            for name, files in under(run.tags, KEPT).items()
             for path, known in json.loads(files).items()
         }
         return seal(
@@ -284,30 +263,30 @@ class Ledger:
         deadline = time.monotonic() + CLAIM_SECONDS + 5
         while True:
             running = self._running(model)
-            claims = [run for run in running if not _confirmed(run)]
+            claims = [run for run in running if not confirmed(run)]
             for claim in claims:
                 if self._clock() - claim.started_ms / 1000 > CLAIM_SECONDS:
                     self.runs.delete(claim.run_id)
-            confirmed = [run for run in running if _confirmed(run)]
-            if confirmed:
-                return confirmed[0]
+            owned = [run for run in running if confirmed(run)]
+            if owned:
+                return owned[0]
             if not claims:
                 return None
             if time.monotonic() > deadline:
-                raise BusyError(f"release of {model}: {_people(_with(claims[0].tags, OWNER))} is opening one.")
+                raise BusyError(f"release of {model}: {people(under(claims[0].tags, OWNER))} is opening one.")
             time.sleep(random.uniform(0.05, 0.2))
 
     def _resume(self, run: Run, candidate: str, owner: Mapping[str, str]) -> Release:
-        release = _release(run)
+        release = release_of(run)
         if release.candidate != candidate:
             raise BusyError(
                 f"release of {release.model}/{candidate}: {release.model}/{release.candidate} is under release since "
-                f"{release.opened_at:.0f} (run {run.run_id}), owned by {_people(release.owner)}. Wait for its end, or "
+                f"{release.opened_at:.0f} (run {run.run_id}), owned by {people(release.owner)}. Wait for its end, or "
                 "cancel its flow run; reconcile closes what a dead owner left."
             )
         mine = {f"{OWNER}{key}": value for key, value in owner.items()}
         self.runs.write(run.run_id, tags={**mine, f"{PREFIX}heartbeat": repr(self._clock())})
-        return _release(self.runs.get(run.run_id))
+        return release_of(self.runs.get(run.run_id))
 
     def _running(self, model: str) -> list[Run]:
         return self.runs.search(experiment(model), running=True, tags={}, limit=100)
@@ -321,7 +300,7 @@ class Ledger:
         limit: int = 1_000_000,
     ) -> list[Run]:
         found = self.runs.search(experiments, running=running, tags=tags or {}, limit=limit)
-        return [run for run in found if _confirmed(run)]
+        return [run for run in found if confirmed(run)]
 
 
 class MlflowFiles:
@@ -358,47 +337,6 @@ class MlflowFiles:
             shutil.rmtree(local)
 
 
-def experiment(model: str) -> str:
-    """The experiment that holds the releases of *model*."""
-    return f"releases/{model}"
-
-
-def _confirmed(run: Run) -> bool:
-    return run.tags.get(f"{PREFIX}state") == "open"
-
-
-def _release(run: Run) -> Release:
-    tags = run.tags
-    baseline = tags[f"{PREFIX}baseline"]
-    return Release(
-        run_id=run.run_id,
-        model=tags[f"{PREFIX}model"],
-        candidate=tags[f"{PREFIX}candidate"],
-        baseline=None if baseline == NONE else baseline,
-        attempt=int(tags[f"{PREFIX}attempt"]),
-        opened_at=run.started_ms / 1000,
-        facts=_with(tags, FACT),
-        open=run.running,
-        outcome=tags.get(f"{PREFIX}outcome", ""),
-        reason=tags.get(f"{PREFIX}reason", ""),
-        owner=_with(tags, OWNER),
-        heartbeat_at=float(tags[f"{PREFIX}heartbeat"]),
-        closed_at=run.ended_ms / 1000 if run.ended_ms is not None else None,
-        digests=_with(tags, DIGEST),
-        policy_source=tags[f"{PREFIX}policy_source"],
-        record_hash=tags.get(f"{PREFIX}record", ""),
-        sequence=int(tags.get(f"{PREFIX}sequence", 0)),
-    )
-
-
-def _with(tags: Mapping[str, str], prefix: str) -> dict[str, str]:
-    return {key.removeprefix(prefix): value for key, value in sorted(tags.items()) if key.startswith(prefix)}
-
-
-def _people(owner: Mapping[str, str]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in owner.items()) or "an unnamed owner"
-
-
 def _fits(tags: Mapping[str, str]) -> Mapping[str, str]:
     """*tags*, or PermanentMonitoringError where MLflow would cut one short."""
     for key, value in tags.items():
@@ -420,3 +358,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "policy") -> dict[str, str]:
         name = f"{prefix}.{key}"
         flat |= _flat(value, name) if isinstance(value, dict) else {name: json.dumps(value)}
     return flat
+
+
+__all__ = ["BusyError", "ClosedError", "Ledger", "MlflowFiles", "Release"]

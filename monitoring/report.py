@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from monitoring.ledger import Release
+from monitoring.release import Release
 from monitoring.summary import Summary
 
 BEGAN = "began."  # facts that say when a stage began, in unix seconds

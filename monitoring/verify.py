@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from bentos.errors import PermanentError
 from bentos.policy import ReleasePolicy, parse_policy
-from monitoring.ledger import Ledger, Release
+from monitoring.ledger import Ledger
 from monitoring.record import NONE, POLICY, RECORD, VERDICT, BrokenRecordError, digest, plain, unseal
+from monitoring.release import Release
 
 if TYPE_CHECKING:
     from monitoring.check import CheckResult

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from bentos.policy import ReleasePolicy, SplitPolicy
@@ -200,3 +201,19 @@ def test_mlflow_away_is_transient(tmp_path: Path) -> None:
         Ledger("http://127.0.0.1:9", tmp_path).current("m")
     with pytest.raises(PermanentMonitoringError, match="expected http://host:port"):
         Ledger("sqlite:///x.db", tmp_path)
+
+
+def test_artifacts_that_the_server_does_not_proxy(mlflow_server: str, model: str, tmp_path: Path) -> None:
+    """An experiment of a store of its own (S3 and the like; here a folder) goes through MLflow's client."""
+    place = {"name": f"releases/{model}", "artifact_location": (tmp_path / "elsewhere").as_uri()}
+    httpx.post(f"{mlflow_server}/api/2.0/mlflow/experiments/create", json=place).raise_for_status()
+    ledger = Ledger(mlflow_server, tmp_path / "scratch")
+    release = opened(ledger, model)
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e" / "requests.parquet").write_bytes(b"rows")
+    ledger.keep(release, "evidence/shadow", tmp_path / "e")
+    assert ledger.read(release, "evidence/shadow/requests.parquet") == b"rows"
+    assert ledger.read(release, "evidence/none.parquet") is None
+    assert ledger.close(release, "PROMOTED", "well").outcome == "PROMOTED"
+    assert len(list((tmp_path / "elsewhere").rglob("record.json"))) == 1
+    assert [path for path in (tmp_path / "scratch").rglob("*") if path.is_file()] == []

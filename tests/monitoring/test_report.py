@@ -13,7 +13,7 @@ import pytest
 
 from monitoring.evidence import ColumnDrift, Drift, Evidence
 from monitoring.interface import MetricVerdict, Outcome, Verdict
-from monitoring.ledger import Release
+from monitoring.release import Release
 from monitoring.report import Moment, markdown, render, timeline
 from monitoring.summary import Summary, summarise
 from monitoring.tables import ANSWERS, REQUESTS

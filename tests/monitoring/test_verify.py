@@ -17,7 +17,7 @@ from monitoring.ledger import Ledger, Release
 from monitoring.memory import MemoryLedger
 from monitoring.record import BrokenRecordError, canonical, seal, unseal
 from monitoring.tables import ANSWERS, REQUESTS
-from monitoring.verdict import judge, judge_first
+from monitoring.verdict import judge, judge_first, judge_wire
 from monitoring.verify import save_checks, verify
 
 POLICY = ReleasePolicy()
@@ -163,3 +163,19 @@ def test_canonical_json_is_one_form() -> None:
     assert canonical({"b": 1, "a": [1.5, "é"]}) == b'{"a":[1.5,"\\u00e9"],"b":1}'
     with pytest.raises(ValueError, match="JSON compliant"):
         canonical(float("nan"))
+
+
+def test_the_wire_check_of_a_version_with_a_baseline_is_recomputed(ledger: Ledger, tmp_path: Path) -> None:
+    release = ledger.open("m", "2", baseline="1", policy=POLICY, policy_source="test", digests={}, owner={})
+    result = CheckResult(200, 3, 0.5, 0, 1e-9)
+    save_checks(tmp_path / "c", result, None)
+    ledger.keep(release, "evidence/check", tmp_path / "c")
+    verdict = {**judge_wire("1", "2", result).to_json(), "evidence": "evidence/check"}
+    ledger.close(release, "ROLLED_BACK", "differs", [verdict])
+    assert verify(ledger) == []
+    wished = {**verdict, "outcome": "PROMOTE"}
+    again = ledger.open("m", "2", baseline="1", policy=POLICY, policy_source="test", digests={}, owner={})
+    ledger.keep(again, "evidence/check", tmp_path / "c")
+    ledger.close(again, "PROMOTED", "wished", [wished])
+    (finding,) = verify(ledger)
+    assert (finding.run_id, finding.file) == (again.run_id, "verdict.json")
