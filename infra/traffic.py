@@ -48,6 +48,10 @@ class TrafficPlan:
             raise TrafficPlanError(
                 f"plan of {self.model}: expected the arm baseline, or baseline and candidate in that order, found {names}"
             )
+        if len({arm.deployment for arm in self.arms}) < len(self.arms):
+            raise TrafficPlanError(
+                f"plan of {self.model}: baseline and candidate are the same deployment {self.baseline.deployment}; a version needs no release against itself"
+            )
         for arm in self.arms:
             if not 0 <= arm.weight <= 100 or not 0 <= arm.mirror_percent <= 100:
                 raise TrafficPlanError(

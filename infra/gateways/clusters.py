@@ -1,15 +1,15 @@
 """Renders the clusters of a traffic plan as Envoy's v3 JSON. Pure: plan in, plain values out.
 
-A deployment has one *plain* cluster, named as the deployment, whatever arm it is: promotion re-points routes and touches
-no cluster. A candidate beside a baseline has two more:
+The baseline has one cluster, named as its deployment. A candidate has three beside it:
 
-    <candidate>~live          the candidate again, its answers cut off after limits.candidate_timeout_seconds
+    <candidate>~mirror        mirrored requests
+    <candidate>~live          its live share, its answers cut off after limits.candidate_timeout_seconds
     <candidate>~<baseline>    an aggregate of ~live and the baseline, through which the candidate's live share goes
 
-In the aggregate, what the candidate fails, resets or answers too late is asked again of the baseline. Mirrored requests
-go to the plain cluster, so that live and mirrored are counted apart. Retry policies sit on clusters, not on routes: the
-baseline's own share must not be retried or cut off by the candidate's rules. (A per-try timeout can only sit on a route,
-where it would hedge the baseline too; hence the stream duration of ~live.)
+In the aggregate, what the candidate fails, resets or answers too late is asked again of the baseline. Retry policies sit
+on clusters, not on routes: the baseline's own share must not be retried or cut off by the candidate's rules, and a
+mirrored request is never asked again. (A per-try timeout can only sit on a route, where it would hedge the baseline too;
+hence the stream duration of ~live.) Routes and clusters of one arm never change the other's.
 """
 
 from __future__ import annotations
@@ -23,12 +23,18 @@ TYPE = "type.googleapis.com/envoy."
 CLUSTER_TYPE = TYPE + "config.cluster.v3.Cluster"
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 RETRIES_IN_FLIGHT = 1_000_000  # Envoy's default of 3 gave 4 to 14 failed answers when a busy candidate was killed
+NO_PANIC = {"common_lb_config": {"healthy_panic_threshold": {"value": 0}}}
 PROBE_SECONDS = 0.2  # a new candidate is unhealthy until its first probe; Envoy's default while idle is 60 s
 
 
 def live_name(candidate: Arm) -> str:
     """The cluster of the candidate's own live share."""
     return f"{candidate.deployment}~live"
+
+
+def mirror_name(candidate: Arm) -> str:
+    """The cluster of what is mirrored to the candidate."""
+    return f"{candidate.deployment}~mirror"
 
 
 def guarded_name(candidate: Arm, baseline: Arm) -> str:
@@ -38,8 +44,9 @@ def guarded_name(candidate: Arm, baseline: Arm) -> str:
 
 def clusters_of(plan: TrafficPlan) -> dict[str, dict[str, Any]]:
     """Every cluster that *plan* needs, by name."""
-    clusters = {arm.deployment: plain_cluster(arm, plan) for arm in plan.arms}
+    clusters = {plan.baseline.deployment: baseline_cluster(plan)}
     if plan.candidate is not None:
+        clusters[mirror_name(plan.candidate)] = mirror_cluster(plan.candidate, plan)
         clusters[live_name(plan.candidate)] = live_cluster(plan.candidate, plan)
         clusters[guarded_name(plan.candidate, plan.baseline)] = guarded_cluster(plan)
     return clusters
@@ -50,31 +57,34 @@ def seconds(value: float) -> str:
     return f"{value:.3f}s"
 
 
-def plain_cluster(arm: Arm, plan: TrafficPlan) -> dict[str, Any]:
-    """The cluster of one deployment, as baseline or as the receiver of mirrored requests.
+def baseline_cluster(plan: TrafficPlan) -> dict[str, Any]:
+    """The cluster of the baseline.
 
-    A baseline that is alone and unhealthy still gets its requests (panic routing): a busy server that misses a probe must
-    not become an outage. Only requests that never reached the model are asked again: its server is restarting.
+    Alone and unhealthy it still gets its requests (panic routing): a busy server that misses a probe must not become an
+    outage. Only requests that never reached the model are asked again: its server is restarting.
     """
     retry = {
         "retry_on": "connect-failure,refused-stream,reset-before-request",
         "num_retries": 6,
         "retry_back_off": {"base_interval": "0.100s", "max_interval": "0.500s"},
     }
-    return _server(arm.deployment, arm.address, plan, _http_options(retry), probe_timeout=1.0, probes=3)
+    return _server(plan.baseline.deployment, plan.baseline.address, plan, _http_options(retry))
+
+
+def mirror_cluster(candidate: Arm, plan: TrafficPlan) -> dict[str, Any]:
+    """What is mirrored to the candidate. While it is unhealthy, mirrored requests are counted and dropped."""
+    cluster = _server(mirror_name(candidate), candidate.address, plan, _http_options(None))
+    return cluster | NO_PANIC
 
 
 def live_cluster(candidate: Arm, plan: TrafficPlan) -> dict[str, Any]:
     """The candidate's live share: a late answer is reset, which the aggregate turns into a question to the baseline."""
-    late = plan.limits.candidate_timeout_seconds
     options = _http_options(None)
-    options["common_http_protocol_options"]["max_stream_duration"] = seconds(late)
-    return _server(live_name(candidate), candidate.address, plan, options, probe_timeout=late, probes=2)
+    options["common_http_protocol_options"]["max_stream_duration"] = seconds(plan.limits.candidate_timeout_seconds)
+    return _server(live_name(candidate), candidate.address, plan, options)
 
 
-def _server(
-    name: str, address: Address, plan: TrafficPlan, options: dict[str, Any], *, probe_timeout: float, probes: int
-) -> dict[str, Any]:
+def _server(name: str, address: Address, plan: TrafficPlan, options: dict[str, Any]) -> dict[str, Any]:
     return {
         "@type": CLUSTER_TYPE,
         "name": name,
@@ -86,12 +96,12 @@ def _server(
         },
         "health_checks": [
             {
-                "timeout": seconds(probe_timeout),
+                "timeout": "1s",
                 "interval": seconds(PROBE_SECONDS),
                 "no_traffic_interval": seconds(PROBE_SECONDS),
                 "no_traffic_healthy_interval": seconds(PROBE_SECONDS),
                 "unhealthy_interval": seconds(PROBE_SECONDS),
-                "unhealthy_threshold": probes,
+                "unhealthy_threshold": 2,
                 "healthy_threshold": 1,
                 "http_health_check": {"path": "/readyz", "host": "shipway"},
             }

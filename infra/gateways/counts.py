@@ -9,15 +9,17 @@ from infra.gateways.interface import ArmStats
 
 
 def arm_stats(deployment: str, clusters: Mapping[str, ClusterState]) -> ArmStats:
-    """Adds up the plain cluster and, for a candidate, the cluster of its live share.
+    """Adds up the clusters that lead to the deployment: as baseline, mirrored, and as a candidate's live share.
 
     Failures are counted at the server that failed, whoever answered the client in the end. Requests that an aggregate
-    answered without asking its candidate at all (it was unhealthy) are the candidate's ``no_healthy``.
+    answered without asking its candidate at all (it was unhealthy) are the candidate's ``no_healthy``. What a baseline
+    answered in a candidate's place is among the baseline's ``requests``.
     """
-    parts = [clusters[name] for name in (deployment, f"{deployment}~live") if name in clusters]
+    own = (deployment, f"{deployment}~mirror", f"{deployment}~live")
+    parts = [clusters[name] for name in own if name in clusters]
     timeouts = sum(_of(part, "upstream_rq_timeout", "upstream_rq_max_duration_reached") for part in parts)
     connect_failures = sum(_of(part, "upstream_cx_connect_fail") for part in parts)
-    resets = sum(_of(part, "upstream_rq_rx_reset") for part in parts)
+    resets = sum(_of(part, "upstream_rq_rx_reset", "upstream_cx_destroy_remote_with_active_rq") for part in parts)
     errors = sum(part.errors for part in parts)
     asked = sum(_of(part, "upstream_rq_total", "upstream_rq_pending_failure_eject") for part in parts)
     return ArmStats(
@@ -38,7 +40,7 @@ def _passed_over(deployment: str, clusters: Mapping[str, ClusterState]) -> int:
     assigned = sum(
         _of(state, "upstream_rq_completed")
         for name, state in clusters.items()
-        if name.startswith(f"{deployment}~") and name != f"{deployment}~live"
+        if name.startswith(f"{deployment}~") and name not in (f"{deployment}~live", f"{deployment}~mirror")
     )
     return max(0, assigned - _of(live, "upstream_rq_total", "upstream_rq_pending_failure_eject"))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from infra.gateways.admin import ClusterState, EnvoyAdmin
 from infra.gateways.bootstrap import Listen, bootstrap
-from infra.gateways.clusters import clusters_of, live_name
+from infra.gateways.clusters import clusters_of, live_name, mirror_name
 from infra.gateways.counts import arm_stats
 from infra.gateways.interface import ArmStats, PermanentGatewayError, TransientGatewayError
 from infra.gateways.plans import Kept, PlanStore, Record, replace_file
@@ -58,9 +58,10 @@ class EnvoyGateway:
         )
 
     def bootstrap(self) -> None:
-        """Writes every file that Envoy starts from; the plans of before are live again at its start."""
+        """Writes every file that Envoy starts from: the plans of before are live again, but for lapsed leases."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._folder.chmod(0o700)
+        self.lapse(self._clock())
         with self._store.lock():
             self._write_clusters()
             self._write_routes()
@@ -278,9 +279,9 @@ def _gaining(plan: TrafficPlan, before: TrafficPlan | None) -> set[str]:
     old = before.candidate if before is not None else None
     same = old is not None and old.deployment == candidate.deployment
     if candidate.mirror_percent > (old.mirror_percent if old is not None and same else 0.0):
-        names.add(candidate.deployment)
+        names.add(mirror_name(candidate))
     if candidate.weight > (old.weight if old is not None and same else 0):
-        names |= {live_name(candidate), candidate.deployment}
+        names.add(live_name(candidate))
     return names
 
 

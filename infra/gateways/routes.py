@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from infra.gateways.clusters import TYPE, guarded_name, seconds
+from infra.gateways.clusters import TYPE, guarded_name, mirror_name, seconds
 from infra.traffic import Arm, TrafficPlan
 
 ROUTES_TYPE = TYPE + "config.route.v3.RouteConfiguration"
@@ -119,7 +119,7 @@ def _weighted(arm: Arm, cluster: str, plan: TrafficPlan) -> dict[str, Any]:
     headers = [_header(ASSIGNED, f"{arm.name}/{arm.version}")]
     candidate = plan.candidate
     if candidate is not None and candidate.mirror_percent and arm.name == "baseline":
-        headers.append(_header(MIRROR_TO, candidate.deployment))
+        headers.append(_header(MIRROR_TO, mirror_name(candidate)))
     return {"name": cluster, "weight": arm.weight, "request_headers_to_add": headers}
 
 

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -244,7 +244,9 @@ class ProcessTarget:
             if time.monotonic() > deadline:
                 raise TransientTargetError(f"deployment {name}: process {left[0]['pid']} does not die. Try again.")
             for who in left:
-                _send(who, signal.SIGKILL)
+                if _runs(who):  # both lead a session of their own: their children end with them
+                    with suppress(ProcessLookupError):
+                        os.killpg(who["pid"], signal.SIGKILL)
             time.sleep(0.01)
 
     def _names(self) -> Sequence[str]:
@@ -276,7 +278,8 @@ def _runs(who: Mapping[str, Any]) -> bool:
 
 def _send(who: Mapping[str, Any], number: int) -> None:
     if _runs(who):
-        os.kill(who["pid"], number)
+        with suppress(ProcessLookupError):  # it ended just now, which is as good
+            os.kill(who["pid"], number)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -138,7 +138,7 @@ def test_promoting_and_rolling_back_ten_times_under_load_fails_nothing(envoy, se
 
 def frozen(server):
     server.process.send_signal(signal.SIGSTOP)
-    time.sleep(1.5)
+    time.sleep(3.0)
     server.process.send_signal(signal.SIGCONT)
 
 
@@ -172,10 +172,10 @@ def test_users_do_not_feel_a_bad_candidate(envoy, serve, plan_of, traffic, harm)
     candidate = stats[plan.candidate.deployment]
     counted = {
         killed: candidate.connect_failures + candidate.resets + candidate.no_healthy,
-        frozen: candidate.timeouts + candidate.no_healthy if "weight" in traffic else candidate.requests,
+        frozen: candidate.timeouts + candidate.no_healthy,
         half_failing: candidate.failures_5xx,
     }[harm]
-    assert counted > 20, candidate
+    assert 20 < counted <= sum(answers.statuses.values()), candidate
     if "weight" in traffic:
         assert answers.fallbacks > 20
         assert answers.arms["2"] > 0
@@ -245,7 +245,7 @@ def test_everything_is_back_after_envoy_was_killed(make_gateway, start_envoy, cl
         assert client_for(port).ask(invocations(plan), body="{}")[0] == 200
         process.kill()
         process.wait()
-        assert gateway.lapse(plan.expires_at + 1) == [plan.model]
+        assert gateway.lapse(plan.expires_at + 1) == [plan.model], "a lease ends while Envoy is away, too"
         process = start_envoy(gateway)
         assert gateway.plan(plan.model) == plan.settled()
     finally:
