@@ -74,6 +74,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> None:
     """Loads, warms and serves. Raises ShipwayError or OSError where that fails before the server is up."""
     with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(_listening(options))  # first, so that a taken address costs no load
         alias = _alias(options, stack)
         live = _first(options, alias)
         freeze_garbage()
@@ -83,7 +84,7 @@ def run(options: argparse.Namespace) -> None:
             from bentos.reload import Follower
 
             stack.enter_context(Follower(alias, plane, poll_seconds=options.poll_seconds))
-        serve(plane, options)
+        serve(plane, listener, options)
 
 
 def freeze_garbage() -> None:
@@ -122,8 +123,8 @@ def _plane(options: argparse.Namespace, live: Live) -> DataPlane:
     return DataPlane(live, writer=writer, deployment=options.deployment)
 
 
-def serve(plane: DataPlane, options: argparse.Namespace) -> None:
-    """Listens and answers until a signal comes."""
+def serve(plane: DataPlane, listener: socket.socket | None, options: argparse.Namespace) -> None:
+    """Answers on *listener*, or on the unix socket of *options*, until a signal comes."""
     import logging
 
     import uvicorn
@@ -145,16 +146,16 @@ def serve(plane: DataPlane, options: argparse.Namespace) -> None:
         log_config=None,
         timeout_keep_alive=75,
     )
-    with _listening(options) as sockets:
-        DrainingServer(config, plane, options.drain_seconds).run(sockets=sockets)
+    where = f"unix:{options.uds}" if listener is None else "http://{}:{}".format(*listener.getsockname()[:2])
+    print(f"shipway launcher: listening on {where}", flush=True)
+    DrainingServer(config, plane, options.drain_seconds).run(sockets=None if listener is None else [listener])
 
 
 @contextlib.contextmanager
-def _listening(options: argparse.Namespace) -> Iterator[list[socket.socket] | None]:
-    logger_line = "shipway launcher: listening on"
+def _listening(options: argparse.Namespace) -> Iterator[socket.socket | None]:
+    """The bound TCP socket, or None with the way to the unix socket cleared; taken away again at the end."""
     if options.uds is not None:
         clear_socket(options.uds)
-        print(f"{logger_line} unix:{options.uds}", flush=True)
         try:
             yield None
         finally:
@@ -167,8 +168,7 @@ def _listening(options: argparse.Namespace) -> Iterator[list[socket.socket] | No
             listener.bind((options.host, options.port))
         except (OSError, OverflowError) as error:
             raise LaunchError(f"--host {options.host} --port {options.port}: cannot listen there: {error}") from error
-        print(f"{logger_line} http://{options.host}:{listener.getsockname()[1]}", flush=True)
-        yield [listener]
+        yield listener
 
 
 def clear_socket(path: Path) -> None:

@@ -153,6 +153,9 @@ def _inputs(values: Any, signature: Signature) -> Inputs:
     if isinstance(values, dict):
         if isinstance(signature.inputs[0], Column):
             return {name: value if isinstance(value, list) else [value] for name, value in values.items()}
+        for name, value in values.items():
+            if not isinstance(value, list):
+                raise WireError(f"inputs.{name}: expected a tensor as nested arrays, found {kind_of(value)}")
         return values
     return _rows(values if isinstance(values, list) else [values], signature, "inputs")
 
