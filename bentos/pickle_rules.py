@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 
 _LIBRARIES = r"(numpy|scipy|sklearn|pandas|xgboost|lightgbm|statsmodels|patsy|formulaic)(\.\w+)*"
-_MLFLOW = r"mlflow\.(pyfunc|models|types)(\.\w+)*"
+_MLFLOW = r"mlflow\.(pyfunc|models|types|exceptions)(\.\w+)*"
 _STDLIB = (
     r"(abc|array|base64|bisect|cmath|collections|collections\.abc|copy|dataclasses|datetime|decimal|enum|fractions|functools"
     r"|hashlib|heapq|itertools|json|logging|math|numbers|operator|pathlib|random|re|statistics|string|struct|textwrap|time"
@@ -16,7 +16,7 @@ _STDLIB = (
 # Parts of trusted libraries that read, write, run or fetch things.
 _DENIED_MODULE = re.compile(
     r"(^|\.)(testing|_testing|tests|conftest|io|f2py|distutils|ctypeslib|externals|datasets|_build_utils|computation"
-    r"|npyio|_npyio_impl|_datasource|memmap|tools|compat|util|_utils|clipboard|dask|spark|cli|sandbox|iolib)(\.|$)"
+    r"|npyio|_npyio_impl|_datasource|memmap|clipboard|dask|spark|cli|sandbox|iolib)(\.|$)"
 )
 _DENIED_NAME = re.compile(
     r"(memmap|DataSource|fromfile|load\w*|save\w*|read_\w+|to_\w+|eval|query|ExcelWriter|HDFStore|\w*Parallel|Memory)"
@@ -55,15 +55,15 @@ _CALLABLE = [
     (r"numpy\.ma\.core", r"_mareconstruct"),
     (r"numpy\.random(\.\w+)*", r"(__bit_generator_ctor|__generator_ctor|__randomstate_ctor|__pyx_unpickle_\w+)"),
     (r"numpy\.dtypes|numpy", r"[A-Z]\w*DType"),
-    (r"pandas\._libs(\.\w+)*", r"(_unpickle_block|__pyx_unpickle_\w+|_timestamp_unpickle|_timedelta_unpickle|_nat_unpickle|BlockPlacement|[A-Z]\w*Engine|NDArrayBacked|Interval)"),
+    (r"pandas\._libs(\.\w+)*", r"(_unpickle_\w+|_nat_unpickle|__pyx_unpickle_\w+|BlockPlacement|[A-Z]\w*Engine|NDArrayBacked|Interval)"),
     (r"pandas\.core\.indexes(\.\w+)*", r"(_new_\w+|[A-Z]\w*Index)"),
     (r"pandas\.core\.(dtypes|arrays|internals)(\.\w+)*", r"([A-Z]\w*(Dtype|Array|Block|Manager)|new_block|_unpickle_\w+)"),
     (r"pandas\.core\.(frame|series)", r"(DataFrame|Series)"),
     (r"pandas\._libs\.tslibs\.\w+|pandas", r"([A-Z]\w*Offset|[A-Z][a-z]+|Timestamp|Timedelta|Period)"),
     (r"scipy\.sparse(\.\w+)*", r"\w+_(matrix|array)"),
-    (r"scipy\.(interpolate|spatial|stats)(\.\w+)*", r"[A-Z]\w*|__pyx_unpickle_\w+|_make_\w+"),
+    (r"scipy\.(interpolate|spatial)(\.\w+)*", r"[A-Z]\w*|__pyx_unpickle_\w+"),
     (r"sklearn(\.\w+)*", r"([A-Z]\w*|__pyx_unpickle_\w+|_?newObj)"),
-    (r"lightgbm\.basic|xgboost\.core", r"Booster"),
+    (r"statsmodels\.tsa\.statespace\._\w+", r"[sdcz]?[A-Z]\w*|__pyx_unpickle_\w+"),
 ]  # fmt: skip
 _CALLABLE_PATTERNS = [(re.compile(module), re.compile(name)) for module, name in _CALLABLE]
 _LIBRARY_VALUE = re.compile(f"({_LIBRARIES}|{_MLFLOW}|{_STDLIB})")
@@ -123,6 +123,18 @@ CLASS_ATTRIBUTES = frozenset(
 INSTANCE_ATTRIBUTES = frozenset(("__doc__", "__module__", "__name__", "__qualname__", "__wrapped__"))
 """Special attributes that an instance's state may set: nothing looks them up to call them."""
 
+HOLDERS = frozenset(
+    (
+        "functools.partial",
+        "collections.defaultdict",
+        "builtins.property",
+        "builtins.classmethod",
+        "builtins.staticmethod",
+        "types.MethodType",
+    )
+)
+"""What may be handed a function that the pickle carries: these keep it and do not call it."""
+
 
 def trusted(name: str, types: Collection[str]) -> bool:
     """True where the policy names *name* (``module.Type``), or a package of it as ``module.*``."""
@@ -132,6 +144,8 @@ def trusted(name: str, types: Collection[str]) -> bool:
 
 def may_name(module: str, name: str) -> bool:
     """True where a pickle may refer to ``module.name`` without calling it."""
+    if module == "enum" and name in ("Enum.__new__", "Enum.__format__", "Enum._generate_next_value_"):
+        return True
     if "." in name or (
         name.startswith("__") and not name.startswith(("__pyx_unpickle_", "__bit", "__gen", "__random"))
     ):

@@ -21,6 +21,7 @@ from typing import Any
 
 from bentos.pickle_rules import (
     CLASS_ATTRIBUTES,
+    HOLDERS,
     INSTANCE_ATTRIBUTES,
     RISKY_STDLIB,
     may_call,
@@ -50,6 +51,7 @@ _SAFE_TYPES = frozenset(
         "LambdaType",
     ]
 )
+_HOLDING_TYPES = frozenset(("type:MappingProxyType", "type:GenericAlias", "type:UnionType", "type:SimpleNamespace"))
 
 
 class WalkError(ValueError):
@@ -221,6 +223,8 @@ class _Walk:
                 return Made("code", "code")
             if function.kind == "type:MethodType":
                 return Made("function", "method", by_value=True)
+            if function.kind in _HOLDING_TYPES:
+                return Made("instance", function.name)
         if not isinstance(function, Global):
             raise WalkError(f"it calls {_describe(function)} while loading")
         if trusted(str(function), self.types):
@@ -231,12 +235,15 @@ class _Walk:
             return self.rebuild(function, arguments)
         if not may_call(function.module, function.name):
             raise WalkError(f"it calls {function} while loading")
-        if function.module in ("builtins", "collections") and any(_by_value_instance(item) for item in arguments):
-            raise WalkError(f"it hands an object that carries its own code to {function} while loading")
+        self.plain(function, arguments)
         return Made("code" if function.name == "CodeType" else "instance", str(function))
 
     def rebuild(self, function: Global, arguments: tuple[Any, ...]) -> Any:
-        """copyreg's helpers, which make an instance of their first argument; and _codecs.encode, which makes bytes."""
+        """copyreg's helpers make an instance of their first argument, _codecs.encode makes bytes, getattr a method."""
+        if function.name == "getattr":  # cloudpickle writes methods of known classes so; nothing may call the result
+            if len(arguments) == 2 and isinstance(arguments[0], Global) and isinstance(arguments[1], str):
+                return Made("attribute", f"{arguments[0]}.{arguments[1]}")
+            raise WalkError(f"it takes an attribute of {_describe(arguments[0] if arguments else None)}")
         if function.module == "_codecs":
             if len(arguments) == 2 and arguments[1] == "latin1":
                 return b""
@@ -255,9 +262,13 @@ class _Walk:
             raise WalkError(f"it makes an instance of {_describe(cls)}")
         if not (trusted(str(cls), self.types) or may_make(cls.module, cls.name)):
             raise WalkError(f"it makes an instance of {cls}")
-        if cls.module in ("builtins", "collections") and any(_by_value_instance(item) for item in _tuple(arguments)):
-            raise WalkError(f"it hands an object that carries its own code to {cls} while loading")
+        self.plain(cls, _tuple(arguments))
         return Made("instance", str(cls))
+
+    def plain(self, function: Global, arguments: tuple[Any, ...]) -> None:
+        """Refuses code of the pickle's own among the arguments, except for those that only hold it."""
+        if str(function) not in HOLDERS and not trusted(str(function), self.types) and _carries_code(arguments, set()):
+            raise WalkError(f"it hands code that it carries to {function} while loading")
 
     def build(self, target: Any, state: Any) -> None:
         """What BUILD would do: ``__setstate__`` of a known class, or filling ``__dict__``."""
@@ -342,6 +353,8 @@ class _Walk:
             return
         attributes = dict(_pairs(_tuple(state)[0]))
         for key, value in attributes.items():
+            if cls.kind == "enum" and _of_enum(value):
+                continue  # enum's own methods, which cloudpickle writes down with the class
             special = isinstance(key, str) and key.startswith("__") and key.endswith("__")
             if not isinstance(key, str) or (special and key not in CLASS_ATTRIBUTES) or key == "_missing_":
                 raise WalkError(
@@ -405,6 +418,24 @@ def _by_value_instance(value: Any) -> bool:
     if isinstance(value, tuple):
         return any(_by_value_instance(item) for item in value)
     return isinstance(value, Made) and value.kind == "instance" and value.by_value
+
+
+def _of_enum(value: Any) -> bool:
+    return (
+        str(value).startswith(("enum.", "builtins."))
+        if isinstance(value, Global)
+        else (_kind(value) == "attribute" and value.name.startswith(("enum.", "builtins.")))
+    )
+
+
+def _carries_code(value: Any, seen: set[int]) -> bool:
+    """True where *value*, or anything in it, is a function, a class or an instance that the pickle itself defines."""
+    if isinstance(value, tuple):
+        return any(_carries_code(item, seen) for item in value)
+    if not isinstance(value, Made) or id(value) in seen:
+        return False
+    seen.add(id(value))
+    return value.by_value or any(_carries_code(item, seen) for item in value.items)
 
 
 def _describe(value: Any) -> str:
@@ -498,6 +529,12 @@ _CLOUDPICKLE = frozenset(
     ]
 )
 _REBUILD = frozenset(
-    (("copyreg", "_reconstructor"), ("copyreg", "__newobj__"), ("copyreg", "__newobj_ex__"), ("_codecs", "encode"))
+    (
+        ("copyreg", "_reconstructor"),
+        ("copyreg", "__newobj__"),
+        ("copyreg", "__newobj_ex__"),
+        ("_codecs", "encode"),
+        ("builtins", "getattr"),
+    )
 )
 _IMPORTABLE = frozenset(("mlflow", "joblib", "onnxruntime", "cloudpickle", "pyarrow", "yaml", "packaging"))

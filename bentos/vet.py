@@ -103,7 +103,8 @@ def _modelscan(folder: Path, policy: VetPolicy) -> Iterator[Finding]:
     result = ModelScan(settings=settings).scan(folder)
     for issue in result["issues"]:
         name = f"{issue.get('module')}.{issue.get('operator')}"
-        if not trusted(name, policy.trusted_types):
+        # Honest enumerations and methods need getattr; the walk judges what it is given, and refuses to call the result.
+        if name not in ("builtins.getattr", "__builtin__.getattr") and not trusted(name, policy.trusted_types):
             yield Finding(str(issue.get("source", ".")), f"modelscan: {issue['severity']}: {name}", "refuse")
     for error in result["errors"]:
         yield Finding(str(error.get("source", ".")), f"modelscan cannot read it: {error.get('description')}", "refuse")
