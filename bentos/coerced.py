@@ -17,7 +17,8 @@ class Coerced:
     """Checked inputs of ``rows`` rows: columns in the signature's order, or tensors by name (an unnamed one under "").
 
     Exactly one of ``columns`` and ``tensors`` is set. ``labels`` are the names that frames carry; ``absent`` those of the
-    optional columns that were not given and are held here as nulls.
+    optional columns that were not given and are held here as nulls. ``block`` is [columns x rows] where all columns
+    were made as one array, of which ``columns`` are then the rows.
     """
 
     rows: int
@@ -25,6 +26,7 @@ class Coerced:
     tensors: dict[str, np.ndarray] | None = None
     labels: tuple[str | int, ...] = ()
     absent: frozenset[str | int] = frozenset()
+    block: np.ndarray | None = None
 
     def frame(self, *, absent: bool = True) -> pd.DataFrame:
         """The columns as a data frame; without the columns that were not given if ``absent`` is false, as MLflow does."""
@@ -32,7 +34,7 @@ class Coerced:
 
         assert self.columns is not None
         arrays = list(self.columns.values())
-        if len({array.dtype for array in arrays}) == 1 and arrays[0].dtype.kind in "biuf":
+        if self.block is not None or (len({array.dtype for array in arrays}) == 1 and arrays[0].dtype.kind in "biuf"):
             frame = pd.DataFrame(self._block().T, columns=pd.Index(self.labels), copy=False)
         else:
             frame = pd.DataFrame(dict(zip(self.labels, arrays, strict=True)))
@@ -47,7 +49,7 @@ class Coerced:
     @property
     def numeric(self) -> bool:
         """Whether every column is of numbers or booleans, so that ``array`` says all that ``frame`` does."""
-        return all(array.dtype.kind in "biuf" for array in (self.columns or {}).values())
+        return self.block is not None or all(a.dtype.kind in "biuf" for a in (self.columns or {}).values())
 
     def slice(self, start: int, stop: int) -> Coerced:
         """Rows from ``start`` up to ``stop``."""
@@ -76,6 +78,8 @@ class Coerced:
     def _block(self) -> np.ndarray:
         """[columns x rows], the layout pandas keeps inside, so that a model sees the same bits through either door."""
         assert self.columns is not None
+        if self.block is not None:
+            return self.block
         arrays = list(self.columns.values())
         dtypes = {array.dtype for array in arrays}
         block = np.empty((len(arrays), self.rows), dtype=dtypes.pop() if len(dtypes) == 1 else _common(dtypes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -23,12 +24,17 @@ class InputPlan:
     signature: Signature
     columns: tuple[Column, ...]
     tensors: tuple[Tensor, ...]
+    keys: tuple[str, ...]  # what each column goes by: its name, or its position
+    labels: tuple[str | int, ...]  # what a frame calls it
 
     @staticmethod
     def compile(signature: Signature) -> InputPlan:
         """The plan of ``signature``."""
         columns = tuple(item for item in signature.inputs if isinstance(item, Column))
-        return InputPlan(signature, columns, tuple(item for item in signature.inputs if isinstance(item, Tensor)))
+        tensors = tuple(item for item in signature.inputs if isinstance(item, Tensor))
+        keys = tuple(column.name or str(position) for position, column in enumerate(columns))
+        labels = tuple(position if c.label is None else c.label for position, c in enumerate(columns))
+        return InputPlan(signature, columns, tensors, keys, labels)
 
     def coerce(self, inputs: Inputs) -> Coerced:
         """``inputs`` as the signature wants them. Columns the signature does not know are left out, as MLflow does.
@@ -86,10 +92,11 @@ class InputPlan:
         rows = self._rows(columns)
         if not rows:
             raise InputError("no rows: expected at least one")
+        if (block := self._doubles(columns)) is not None:
+            return Coerced(rows, dict(zip(self.keys, block, strict=True)), None, self.labels, block=block)
         out: dict[str, np.ndarray] = {}
         faults: list[str] = []
-        for position, column in enumerate(self.columns):
-            key = column.name or str(position)
+        for key, column in zip(self.keys, self.columns, strict=True):
             if key not in columns:
                 out[key] = empty(column.type, rows)
                 continue
@@ -99,11 +106,17 @@ class InputPlan:
                 row = "" if misfit.row is None else f" in row {misfit.row}"
                 faults.append(f"column {key!r}: found {misfit.found}{row}, expected {expected(column)}")
         _raise(faults)
-        labels = tuple(i if column.label is None else column.label for i, column in enumerate(self.columns))
-        if len(out) == len(columns):
-            return Coerced(rows, out, None, labels)
-        pairs = zip(out, labels, strict=True)
-        return Coerced(rows, out, None, labels, frozenset(label for key, label in pairs if key not in columns))
+        absent = frozenset(label for key, label in zip(self.keys, self.labels, strict=True) if key not in columns)
+        return Coerced(rows, out, None, self.labels, absent)
+
+    def _doubles(self, columns: Mapping[Any, Any]) -> np.ndarray | None:
+        """All columns at once, [columns x rows], where all are doubles and all values are Python floats; else None."""
+        if not all(column.type == "double" for column in self.columns):
+            return None
+        lists = [columns.get(key) for key in self.keys]
+        if any(type(values) is not list for values in lists):
+            return None
+        return np.array(lists) if set(map(type, chain.from_iterable(lists))) == {float} else None  # type: ignore[arg-type] # lists, checked above
 
     def _coerce_tensors(self, inputs: Inputs) -> Coerced:
         given, flat = self._tensor_values(inputs)
@@ -142,15 +155,13 @@ class InputPlan:
             raise InputError(f"columns {list(arrays)[:5]} do not make one tensor: {error}") from error
 
     def _present(self, columns: Mapping[Any, Any]) -> list[tuple[Column, Any]]:
-        keys = [column.name or str(position) for position, column in enumerate(self.columns)]
-        return [(column, columns[key]) for key, column in zip(keys, self.columns, strict=True) if key in columns]
+        return [(column, columns[key]) for key, column in zip(self.keys, self.columns, strict=True) if key in columns]
 
     def _rows(self, columns: Mapping[Any, Any]) -> int:
         """The number of rows. Raises InputError for missing required columns or columns of different lengths."""
         faults: list[str] = []
         rows = -1
-        for position, column in enumerate(self.columns):
-            key = column.name or str(position)
+        for key, column in zip(self.keys, self.columns, strict=True):
             values = columns.get(key)
             if values is None:
                 if column.required:
