@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -42,7 +41,7 @@ def up() -> None:
         from flows.up import bring_up
         from infra.settings import load_settings
 
-        console = Console(stderr=not sys.stdout.isatty())
+        console = Console()
         settings = load_settings(os.environ)
         with Progress(console) as progress:
             _, started = bring_up(settings, progress)
