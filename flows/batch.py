@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import flow, get_run_logger
 
 
-@flow(name="batch-score", flow_run_name="score with {model} {version}{alias}", persist_result=False)
+@flow(name="batch-score", flow_run_name="score with {model}", persist_result=False)
 def batch_score(
     model: str,
     input: str,  # noqa: A002 - the parameter's name in the UI

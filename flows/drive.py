@@ -86,9 +86,9 @@ class Drive:
         step = next_step(world, self.policy, evidence_of(current))
         try:
             self._carry_out(step)
-        except (BusyError, ClosedError, EvaluationEndedError) as ended:
-            if not isinstance(ended, EvaluationEndedError):
-                raise
+        except (BusyError, ClosedError):
+            raise
+        except EvaluationEndedError as ended:
             self.teller.log(str(ended))
         except prepare.VetRefusedError as refused:
             self._decide(Outcome.ROLLBACK, str(refused))

@@ -5,7 +5,12 @@ from __future__ import annotations
 from prefect import flow, get_run_logger, runtime
 
 
-@flow(name="promote-model", flow_run_name="promote {model} {version}{alias}", persist_result=False)
+def _run_name() -> str:
+    given = runtime.flow_run.parameters
+    return f"promote {given['model']} {given.get('version') or '@' + str(given.get('alias'))}"
+
+
+@flow(name="promote-model", flow_run_name=_run_name, persist_result=False)
 def promote_model(
     model: str,
     version: int | str | None = None,

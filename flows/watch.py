@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.world import routes_of
+from infra.gateways.interface import PermanentGatewayError
 from monitoring.interface import Outcome, Stage, Verdict
 
 if TYPE_CHECKING:
     from bentos.policy import ReleasePolicy
     from flows.line import Line
+    from flows.release import Routes
     from monitoring.evidence import Drift, Evidence
     from monitoring.ledger import Release
     from monitoring.pairs import LogReader
@@ -61,10 +63,8 @@ class Watch:
             threading.Thread(target=_import_evidently, daemon=True).start()
         while True:
             started, now = time.monotonic(), time.time()
-            self.line.gateway.renew(release.model, now + self.policy.lease_seconds)
             self.line.ledger.heartbeat(release, now)
-            if routes_of(self.line.gateway.plan(release.model)) != routes:
-                raise EvaluationEndedError(f"{stage} of {release.name}: the gateway's routes have changed")
+            self._renew(release, stage, routes, now)
             reader.poll()
             growth = _growth(before, counters(self.line, release.model))
             evidence = reader.evidence(kind_of(stage), gateway=growth, now_ns=time.time_ns(), since_ns=int(began * 1e9))
@@ -76,6 +76,16 @@ class Watch:
                 return verdict
             show(100 * (now - began) / limit, f"{len(evidence.requests)} requests; {verdict.reason}")
             time.sleep(max(0.0, self.policy.look_seconds - (time.monotonic() - started)))
+
+    def _renew(self, release: Release, stage: str, routes: Routes | None, now: float) -> None:
+        """Holds the lease for another while; raises EvaluationEndedError where there is none any more."""
+        try:
+            if routes_of(self.line.gateway.plan(release.model)) == routes:
+                self.line.gateway.renew(release.model, now + self.policy.lease_seconds)
+                return
+        except PermanentGatewayError as lapsed:
+            raise EvaluationEndedError(f"{stage} of {release.name}: {lapsed}") from lapsed
+        raise EvaluationEndedError(f"{stage} of {release.name}: the gateway's routes have changed")
 
     def _reading(self, release: Release) -> LogReader:
         if self._reader is None:
