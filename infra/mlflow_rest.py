@@ -56,8 +56,10 @@ class MlflowRest:
         """
         where = f"MLflow at {self.url}: {method} {path}"
         try:
-            content = {"params": values} if method == "GET" else {"json": values}
-            answer = self._client.request(method, _API + path, **content)
+            if method == "GET":
+                answer = self._client.get(_API + path, params=values)
+            else:
+                answer = self._client.request(method, _API + path, json=values)
         except httpx.HTTPError as error:
             raise TransientMlflowError(
                 f"{where}: no answer ({error!r}). Is it running? See 'shipway status'."
