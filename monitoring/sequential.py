@@ -77,7 +77,8 @@ def needs_more(process: Floats, alpha: float) -> int | None:
     """How many more observations until the null is rejected if the capital goes on growing as it has; None if it shrinks."""
     if not process.size:
         return None
-    growth = (float(process[-1]) + math.log(2.0)) / process.size
+    start = process.size // 4  # what a mixture costs is paid at the start
+    growth = float(process[-1] - process[start]) / max(process.size - 1 - start, 1)
     if growth <= 1e-9:
         return None
     return max(1, math.ceil((math.log(1.0 / alpha) - float(process[-1])) / growth))
@@ -129,7 +130,8 @@ def rate_difference(
             edge = min(edge, rate) if side == "greater" else max(edge, rate)
         return -_likelihood(first, edge) - _likelihood(second, q)
 
-    return _mixture(first, second, alternatives) + _least(refuted, max(0.0, -margin), min(1.0, 1.0 - margin))
+    low, high = (max(0.0, -margin), 1.0) if side == "greater" else (0.0, min(1.0, 1.0 - margin))
+    return _mixture(first, second, alternatives) + _least(refuted, low, high)
 
 
 def failing_alternatives(margin: float) -> list[tuple[float, float, float]]:
@@ -144,8 +146,9 @@ def failing_alternatives(margin: float) -> list[tuple[float, float, float]]:
 
 def sound_alternatives(margin: float) -> list[tuple[float, float, float]]:
     """What a candidate that fails no more than its baseline may look like: (weight, candidate, baseline)."""
-    equal = [(0.05, rate, rate) for rate in (0.001, 0.005, 0.02, 0.05, 0.1, 0.25)]
-    return [(0.6, margin / 10.0, 0.0), (0.1, margin / 3.0, 0.0), *equal]
+    equal = [(0.03, rate, rate) for rate in (0.001, 0.005, 0.02, 0.05, 0.1, 0.25)]
+    better = [(0.04, margin / 10.0, rate) for rate in (0.02, 0.1, 0.3)]
+    return [(0.6, margin / 10.0, 0.0), (0.1, margin / 3.0, 0.0), *equal, *better]
 
 
 def _mixture(
