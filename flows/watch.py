@@ -74,7 +74,7 @@ class Watch:
             if verdict.outcome is not Outcome.INCONCLUSIVE or over:
                 self._keep(stage, evidence, verdict)
                 return verdict
-            show(100 * (now - began) / limit, f"{len(evidence.requests)} requests; {verdict.reason}")
+            show(100 * (now - began) / limit, verdict.reason)
             time.sleep(max(0.0, self.policy.look_seconds - (time.monotonic() - started)))
 
     def _renew(self, release: Release, stage: str, routes: Routes | None, now: float) -> None:
@@ -140,7 +140,7 @@ class Watch:
 
     def _log(self, release: Release, evidence: Evidence) -> None:
         """The look's numbers, as metrics of the release's run over time."""
-        requests = evidence.requests
+        requests = evidence.requests[evidence.requests["stage"] == evidence.stage]
         to_candidate = requests["assigned"] == "candidate"
         self._step = max(self._step + 1, int(time.time()) - int(float(release.facts["evaluation_began"])))
         self.line.ledger.metrics(

@@ -43,7 +43,7 @@ class Drift:
 class Evidence:
     """One window of a release, enough to recompute its verdict.
 
-    ``requests``: one row per live request, in the order in which its facts were complete (``seq``): seq, request_id,
+    ``requests``: one row per live request (of a split: also those mirrored in the shadow before it), in the order in which its facts were complete (``seq``): seq, request_id,
     time_ns, stage (the stage it was sent in), assigned ("baseline" | "candidate"), fallback (bool: assigned to the
     candidate, answered by the baseline), mirrored (bool: the candidate got a copy and its record is there), rows,
     baseline_status, candidate_status (nullable), baseline_ms, candidate_ms (nullable), error (nullable).

@@ -38,8 +38,9 @@ class Summary:
 
 
 def summarise(evidence: Evidence, name: str | None = None) -> Summary:
-    """The summary of a window, called *name* (else its stage)."""
-    requests, answers = evidence.requests, evidence.answers
+    """The summary of a window, called *name* (else its stage): of the requests of its own stage."""
+    requests = evidence.requests[evidence.requests["stage"] == evidence.stage].reset_index(drop=True)
+    answers = evidence.answers[evidence.answers["seq"].isin(requests["seq"])].reset_index(drop=True)
     assigned = requests["assigned"] == "candidate"
     failed = _failed(requests)
     joined = answers.dropna(subset=["baseline", "candidate"])

@@ -100,13 +100,18 @@ class Tables:
         return True
 
     def window(self, stage: str, since_ns: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, int]:
-        """Requests, answers, inputs and the number of invalid rows of the requests of *stage* from *since_ns* on."""
+        """Requests, answers, inputs and the number of invalid rows of the requests of *stage* from *since_ns* on.
+
+        In a split each request is answered by one arm, so the mirrored requests of the shadow before it, and the labels
+        that still come for them, stay part of the evidence: their requests and answers, not their inputs.
+        """
         import pandas as pd
 
         requests = pd.DataFrame(
             {name: pd.Series(values, dtype=REQUESTS[name]) for name, values in self._requests.items()}
         )
         chosen = ((requests["stage"] == stage) & (requests["time_ns"] >= since_ns)).to_numpy(dtype=bool)
+        paired = (requests["stage"] == "shadow").to_numpy(dtype=bool) if stage == "split" else chosen
         answers = pd.DataFrame(self._answers, columns=list(ANSWERS))
         for name in ("label_seq",):
             answers[name] = answers[name].astype("Int64")
@@ -114,8 +119,8 @@ class Tables:
             answers[name] = answers[name].astype("float64")
         inputs = pd.DataFrame(self._inputs)
         return (
-            _of(requests, chosen),
-            _of(answers, chosen),
+            _of(requests, chosen | paired),
+            _of(answers, chosen | paired),
             _of(inputs, chosen),
             int(np.asarray(self._invalid, dtype=np.int64)[chosen].sum()),
         )

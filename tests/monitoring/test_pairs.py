@@ -202,7 +202,7 @@ def test_a_late_candidate_joins_its_hedge(world: World) -> None:
     assert (row["fallback"], row["candidate_status"], row["candidate_ms"]) == (True, 200, 900.0)
 
 
-def test_split_requests_settle_alone_and_stages_are_apart(world: World) -> None:
+def test_split_requests_settle_alone_beside_the_pairs_of_the_shadow(world: World) -> None:
     reader = world.reader()
     world.pair("shadowed", at=1)
     reader.mark("split", T0 + 2 * SECOND)
@@ -210,14 +210,16 @@ def test_split_requests_settle_alone_and_stages_are_apart(world: World) -> None:
     world.now = T0 + 3 * SECOND + SETTLE_NS + SECOND
     reader.poll()
     split = reader.evidence("split")
-    assert split.requests[["request_id", "assigned", "fallback"]].to_numpy().tolist() == [
-        ["his", "baseline", False],
-        ["mine", "candidate", False],
+    assert split.requests[["request_id", "stage", "assigned", "fallback"]].to_numpy().tolist() == [
+        ["shadowed", "shadow", "baseline", False],
+        ["his", "split", "baseline", False],
+        ["mine", "split", "candidate", False],
     ]
     assert split.started_ns == T0 + 2 * SECOND
-    assert set(split.answers["request_id"]) == set(split.inputs["request_id"]) == {"mine", "his"}
+    assert set(split.answers["request_id"]) == {"shadowed", "mine", "his"}
+    assert set(split.inputs["request_id"]) == {"mine", "his"}
     assert only(reader.evidence("shadow"))["request_id"] == "shadowed"
-    assert reader.evidence("split", since_ns=T0 + 4 * SECOND).requests.empty
+    assert only(reader.evidence("split", since_ns=T0 + 4 * SECOND))["request_id"] == "shadowed"
 
 
 def test_the_worst_of_repeated_candidate_records_counts(world: World) -> None:
