@@ -16,7 +16,7 @@ import numpy.typing as npt
 from bentos.policy import DriftMetric
 from monitoring.evidence import ColumnDrift, Drift
 from monitoring.metrics.drift import BETWEEN_ARMS
-from monitoring.metrics.values import as_classes, kind_of
+from monitoring.metrics.values import as_classes, kind_of, numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 METHOD = "psi"
 BINS = 10
 MOST_CATEGORIES = 20  # the rest are one category, as is whatever the reference never had
+RARE = 0.01  # categories with a smaller share of the reference belong to the rest: the most frequent of many rare are chance
 MOST_ROWS = 10_000  # evenly spaced rows of a larger sample are scored
 TIE = 0.5 / BINS  # a value with this share of the reference is a bin of its own
 MISSING, OTHER = "missing", "other"
@@ -104,14 +105,17 @@ def _prediction_pair(current: pd.Series[Any], reference: pd.Series[Any]) -> Pair
 def binned(current: pd.Series[Any], reference: pd.Series[Any]) -> Pair:
     """Both samples as category labels by the bins of *reference*; at most MOST_ROWS evenly spaced rows of each."""
     current, reference = _thinned(current), _thinned(reference)
-    if _numeric(current) and _numeric(reference):
+    if _numeric(reference):
         values = np.asarray(reference, dtype=np.float64)
         edges = _edges(values[np.isfinite(values)])
         if edges.size:
-            return _by_edges(np.asarray(current, dtype=np.float64), edges), _by_edges(values, edges)
+            return _numbers_by_edges(current, edges), _by_edges(values, edges)
     known = _texts(reference)
     names, counts = np.unique(known[known != MISSING], return_counts=True)
-    kept = set(names[np.argsort(-counts, kind="stable")][:MOST_CATEGORIES]) | {MISSING}
+    frequent = names[np.argsort(-counts, kind="stable")][
+        : min(MOST_CATEGORIES, int((counts >= RARE * known.size).sum()))
+    ]
+    kept = set(frequent) | {MISSING}
     return _kept(_texts(current), kept), _kept(known, kept)
 
 
@@ -126,7 +130,9 @@ def _numeric(column: pd.Series[Any]) -> bool:
     import pandas as pd
 
     if column.dtype == object:
-        return all(isinstance(value, int | float) and not isinstance(value, bool) for value in column.dropna())
+        return all(
+            isinstance(value, int | float | np.number) and not isinstance(value, bool) for value in column.dropna()
+        )
     return bool(pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column))
 
 
@@ -144,6 +150,17 @@ def _by_edges(values: npt.NDArray[np.float64], edges: npt.NDArray[np.float64]) -
     texts = ["-inf", *(f"{edge:.6g}" for edge in edges), "inf"]
     names = np.array([f"{i:02d}: {texts[i]} to {texts[i + 1]}" for i in range(edges.size + 1)])
     return np.where(np.isnan(values), MISSING, names[np.digitize(values, edges)])
+
+
+def _numbers_by_edges(column: pd.Series[Any], edges: npt.NDArray[np.float64]) -> Labels:
+    """As ``_by_edges``, of a column in which values that are no numbers are the rest."""
+    labels = _by_edges(numbers(column), edges)
+    if _numeric(column):
+        return labels
+    foreign = np.array(
+        [not (isinstance(value, int | float | np.number) or value is None) for value in column], dtype=bool
+    )
+    return np.where(foreign, OTHER, labels)
 
 
 def _texts(column: pd.Series[Any]) -> Labels:
