@@ -94,5 +94,53 @@ def status(
         raise typer.Exit(3)
 
 
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the stack up afterwards.")] = False,
+) -> None:
+    """Carry four versions of a model of real flights to their verdicts, under live traffic. Exit code 1 when one differs."""
+    with told():
+        from rich.console import Console
+
+        from examples.flights.demo import run_demo
+        from infra.settings import load_settings
+
+        report = run_demo(load_settings(os.environ), keep=keep, console=Console())
+    if report.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def resume(
+    run: Annotated[str, typer.Argument(help="Id or name of the flow run that waits.")],
+    decision: Annotated[str, typer.Argument(help="promote or rollback.")],
+    reason: Annotated[str, typer.Option(help="Why; kept in the release record.")] = "",
+) -> None:
+    """Answer a release that waits for a person's approval."""
+    with told():
+        from flows.env import find_stack
+        from flows.resume import answer
+
+        identifier = answer(find_stack(os.environ)[1].prefect_api, run, decision, reason)
+        typer.echo(f"flow run {identifier} goes on with: {decision}")
+
+
+@app.command()
+def verify(
+    what: Annotated[
+        str | None, typer.Argument(help="A model, or the MLflow run of one release; empty: everything.")
+    ] = None,
+) -> None:
+    """Recompute hash chain, digests and verdicts of release records. Exit code 1 when one does not hold."""
+    with told():
+        from flows.env import find_stack
+        from flows.verify import check_records
+
+        said, holds = check_records(*find_stack(os.environ), what)
+        typer.echo(said)
+    if not holds:
+        raise typer.Exit(1)
+
+
 if __name__ == "__main__":
     app()

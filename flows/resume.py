@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
 from urllib.parse import urlsplit
 
 import httpx
 
 from bentos.errors import PermanentError, TransientError
+
+
+DECISIONS = ("promote", "rollback")
 
 
 class ResumeError(PermanentError):
@@ -19,22 +21,24 @@ class PrefectAwayError(TransientError):
     """Prefect does not answer."""
 
 
-def resume(prefect_api: str, flow_run: str, decision: Literal["promote", "rollback"], reason: str) -> str:
+def answer(prefect_api: str, flow_run: str, decision: str, reason: str) -> str:
     """Gives *decision* to the waiting flow run, by its id or its name; returns its id.
 
-    Raises ResumeError where no such run waits, PrefectAwayError while Prefect is away.
+    Raises ResumeError for a decision that is none or where no such run waits, PrefectAwayError while Prefect is away.
     """
+    if decision not in DECISIONS:
+        raise ResumeError(f"decision {decision!r}: expected {' or '.join(DECISIONS)}.")
     trust = urlsplit(prefect_api).hostname not in ("127.0.0.1", "localhost", "::1")
     with httpx.Client(base_url=prefect_api, timeout=10, trust_env=trust) as http:
         try:
             identifier = _waiting(http, flow_run)
             body = {"run_input": {"decision": decision, "reason": reason or f"shipway resume by {_who()}"}}
-            answer = http.post(f"/flow_runs/{identifier}/resume", json=body)
+            response = http.post(f"/flow_runs/{identifier}/resume", json=body)
         except httpx.TransportError as error:
             raise PrefectAwayError(f"Prefect at {prefect_api}: no answer ({error!r}). See 'shipway status'.") from error
-    said = answer.json() if answer.is_success else {}
+    said = response.json() if response.is_success else {}
     if said.get("status") != "ACCEPT":
-        why = (said.get("details") or {}).get("reason") or answer.text[:300]
+        why = (said.get("details") or {}).get("reason") or response.text[:300]
         raise ResumeError(f"flow run {flow_run}: Prefect refused the answer: {why}")
     return identifier
 
