@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,11 +111,11 @@ def read_example(folder: Path) -> Inputs | None:
     if not path.is_file():
         return None
     try:
-        body = orjson.loads(path.read_bytes())
+        body = json.loads(path.read_bytes())  # MLflow writes a bare NaN for a missing number, which orjson refuses
         if (split := body.get("dataframe_split")) is not None:
             rows = split["data"]
             names = split.get("columns", range(len(rows[0])))
             return {str(name): [row[i] for row in rows] for i, name in enumerate(names)}
         return body.get("inputs", body.get("instances"))
-    except (orjson.JSONDecodeError, AttributeError, KeyError, IndexError, TypeError) as error:
+    except (ValueError, AttributeError, KeyError, IndexError, TypeError) as error:
         raise InputError(f"the input example {path} cannot be read: {error!r}. Log the model again") from error

@@ -19,7 +19,13 @@ def fit_tensor(values: Any, dtype: str, shape: tuple[int, ...], *, flat: bool = 
     target = np.dtype(dtype)
     if target.kind == "O" and shape == (-1,):
         return array
-    if flat and -1 not in shape[1:] and len(shape) != array.ndim and array.size == len(array) * int(np.prod(shape[1:])):
+    if (
+        flat
+        and array.ndim
+        and -1 not in shape[1:]
+        and len(shape) != array.ndim
+        and array.size == len(array) * int(np.prod(shape[1:]))
+    ):
         array = array.reshape(len(array), *shape[1:])
     if array.ndim != len(shape) or any(want not in (-1, have) for want, have in zip(shape, array.shape, strict=True)):
         raise Misfit(f"shape {list(array.shape)}")

@@ -9,7 +9,6 @@ import httpx
 
 from bentos.errors import PermanentError, TransientError
 
-
 DECISIONS = ("promote", "rollback")
 
 
