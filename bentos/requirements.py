@@ -19,6 +19,7 @@ SERVING: tuple[str, ...] = (
     "httptools",
     "starlette",
     "prometheus-client",
+    "pyyaml",
 )
 """What every model server imports besides the model's own libraries."""
 
