@@ -61,4 +61,5 @@ def registered(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> 
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{")))
+    runs: dict[str, str] = json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{")))
+    return runs

@@ -84,7 +84,7 @@ def test_code_by_value_is_built_and_passes() -> None:
     class Model:
         def __init__(self) -> None:
             self.options, self.mode, self.pattern = Options(), Mode.FAST, re.compile("a+")
-            self.function = lambda x: x * 2
+            self.function: Callable[[Any], Any] = lambda x: x * 2
             self.frame = pandas.DataFrame({"a": [1.0], "t": [pandas.Timestamp("2020-01-01")]})
             self.partial, self.since = functools.partial(numpy.add, 1), datetime.date(2020, 1, 1)
 
@@ -212,7 +212,9 @@ def test_the_policy_can_trust_a_name_or_a_package() -> None:
 def test_old_protocols_rebuild_by_copyreg() -> None:
     assert walk(pickle.dumps(fitted()["LogisticRegression"], 1))
     with pytest.raises(WalkError, match=r"subprocess\.Popen"):
-        walk(cloudpickle.dumps(Reduces(copyreg._reconstructor, __import__("subprocess").Popen, object, None)))
+        walk(
+            cloudpickle.dumps(Reduces(copyreg.__dict__["_reconstructor"], __import__("subprocess").Popen, object, None))
+        )
 
 
 def test_a_formula_that_is_code_is_refused() -> None:
