@@ -30,6 +30,7 @@ from bentos.environment import Lock
 from bentos.errors import PermanentError, ShipwayError, TransientError
 from bentos.model_version import ModelVersion
 from bentos.policy import BuildPolicy, ReleasePolicy
+from bentos.state import writable
 
 ENTRIES = ("__init__", "service", "launcher", "child", "reload")
 """Modules that something starts; what they import of ours comes along."""
@@ -112,18 +113,34 @@ def build(
     facts = _facts(mv, policy, lock, modules)
     digest = facts["bento_digest"]
     final = bentos.absolute() / digest.removeprefix("sha256:")[:16]
-    bentos.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".build-", dir=bentos.absolute()) as name:
+    with writable(bentos, "the sealed bento"):
+        _seal(mv, artifacts, modules, lock, facts, final, timeout)
+    return load_sealed(final)
+
+
+def _seal(
+    mv: ModelVersion,
+    artifacts: Path,
+    modules: Mapping[Path, Path],
+    lock: Lock,
+    facts: Mapping[str, str],
+    final: Path,
+    timeout: float,
+) -> None:
+    """Makes the folder *final*, unless a sound one is there."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=final.parent) as name:
         if final.exists():
             try:
-                return load_sealed(final)
+                load_sealed(final)
+                return
             except PermanentBuildError:
                 final.rename(Path(name) / "damaged")
         # bentoml refuses to read files below a hidden folder, and the stack's own state lies in one (.shipway)
         with tempfile.TemporaryDirectory(prefix="shipway-build-") as outside:
             context = Path(outside).resolve() / "context"
             _lay_out(context, artifacts, modules, lock, facts)
-            made = _run_bentoml(context, Path(name) / "home", mv, digest, timeout)
+            made = _run_bentoml(context, Path(name) / "home", mv, facts["bento_digest"], timeout)
         if tree_digest(made / "src" / "model") != mv.digest:
             raise PermanentBuildError(
                 f"bento of {mv.name}: the artifact tree at {artifacts} has not the digest {mv.digest} it was resolved"
@@ -134,7 +151,6 @@ def build(
         except OSError:
             if not final.exists():  # else another process sealed the same bento first
                 raise
-    return load_sealed(final)
 
 
 def load_sealed(path: Path) -> SealedBento:

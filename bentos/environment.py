@@ -28,6 +28,7 @@ from bentos.errors import PermanentError, TransientError
 from bentos.model_version import ModelVersion
 from bentos.policy import BuildPolicy
 from bentos.requirements import SERVING, closure, everything_installed, needed, unsatisfied
+from bentos.state import writable
 
 __all__ = ["SERVING", "Environment", "Environments", "Lock", "PermanentEnvironmentError", "TransientEnvironmentError"]
 
@@ -101,7 +102,8 @@ class Environments:
             return Lock(**json.loads(kept.read_text()))
         text = self._compile(lines, minor)
         lock = Lock(text, _digest(minor, text, "hashed"), minor, note=note)
-        write_atomically(kept, json.dumps(asdict(lock)))
+        with writable(self.folder, "the model's lock"):
+            write_atomically(kept, json.dumps(asdict(lock)))
         return lock
 
     def lock_for(self, mv: ModelVersion, policy: BuildPolicy) -> Lock:
@@ -125,7 +127,7 @@ class Environments:
         home = self.folder / lock.digest.removeprefix("sha256:")[:16]
         python, complete = home / "bin" / "python", home / ".complete"
         if not complete.exists():
-            with self._held(home):
+            with writable(self.folder, "the model's environment"), self._held(home):
                 if not complete.exists():  # else another process made it meanwhile
                     self._make(home, python, lock)
                     complete.write_text(lock.digest)

@@ -34,6 +34,7 @@ from bentos.artifact_tree import (
 from bentos.errors import PermanentError, ShipwayError, TransientError
 from bentos.model_version import ModelVersion
 from bentos.signature import SignatureError
+from bentos.state import is_about_the_disk, writable
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 CHAMPION = "champion"
@@ -146,7 +147,8 @@ class Registry:
             version = known[alias]
         assert version is not None
         described = self._version(model, version)
-        folder, digest = self._tree(model, version, str(described.get("source", "")))
+        with writable(self.cache, "the model's artifacts"):
+            folder, digest = self._tree(model, version, str(described.get("source", "")))
         return _model_version(described, folder, digest, known)
 
     def fetch(self, mv: ModelVersion) -> Path:
@@ -157,7 +159,8 @@ class Registry:
         folder = self._folder(mv.digest)
         if folder.is_dir() and tree_digest(folder) == mv.digest:
             return folder
-        found, digest = self._download(mv.model, mv.version)
+        with writable(self.cache, "the model's artifacts"):
+            found, digest = self._download(mv.model, mv.version)
         if digest != mv.digest:
             raise PermanentRegistryError(
                 f"model {mv.name}: the registry's artifacts have digest {digest}, expected {mv.digest} as resolved before."
@@ -177,7 +180,7 @@ class Registry:
             return None
         target = self.cache / "runs" / run_id / path
         if not target.exists():
-            with _temporary(self.cache) as folder:
+            with writable(self.cache, "a run's artifact"), _temporary(self.cache) as folder:
                 source = self._fetch_into(folder, run_id=run_id, path=path, what=f"run {run_id}: artifact {path}")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 source.replace(target)
@@ -246,6 +249,9 @@ class Registry:
                 )
             )
         except (MlflowException, OSError) as error:
+            full = is_about_the_disk(error)
+            if full is not None:
+                raise full from error
             self._call("GET", "registered-models/search", {"max_results": "1"})  # away? then that is the error
             raise PermanentRegistryError(
                 f"{what}: cannot be downloaded: {_short(error)}. The files are missing or damaged: log and register the"
