@@ -6,12 +6,14 @@ are started through Prefect, and the demo only watches, sends traffic and counts
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,7 @@ from examples.flights.flow_runs import FlowRuns
 from examples.flights.report import DemoReport, ReleaseRow, table, write_report
 from examples.flights.sent import last_answer, read_sent
 from examples.flights.train import MODEL, register, train
+from infra.gateways.interface import TransientGatewayError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,11 +31,13 @@ if TYPE_CHECKING:
 
     from examples.flights.replay_process import ReplayProcess
     from examples.flights.train import Trained
+    from infra.gateways.interface import Gateway
     from infra.settings import StackSettings
     from monitoring.ledger import Ledger, Release
 
 RELEASE_SECONDS = 300.0  # a flow run of the demo takes no longer
-SAMPLE = 300  # live answers of the held-out month that are compared with the batch
+SAMPLE = 1000  # live answers of the held-out month that are compared with the batch
+REQUESTS = 10_000  # the demo sends more than this
 VERDICTS = {"PROMOTED": "PROMOTE", "ROLLED_BACK": "ROLLBACK"}
 
 
@@ -58,6 +63,7 @@ class Demo:
     folder: Path  # <home>/demo
     flows: FlowRuns
     ledger: Ledger
+    gateway: Gateway
     replay: ReplayProcess
     versions: Mapping[int, str]  # act → registered version
     flights: pd.DataFrame
@@ -71,27 +77,39 @@ class Demo:
 
     def release(self, act: Act) -> Ended:
         """Releases the act's version under its traffic."""
-        version, began, seen = self.versions[act.version], time.time(), {"start"}
+        version, began, seen = self.versions[act.version], time.time(), {""}
         self.say(f"version {act.version}: promote-model starts")
         if "start" in act.scenes:
             self.replay.play(act.scenes["start"])
         run = self.flows.start("promote-model/local", {"model": MODEL, "version": version})
 
         def watch() -> None:
-            release = self.ledger.current(MODEL)
-            facts = release.facts if release is not None and release.candidate == version else {}
-            for stage in (name.removeprefix("began.") for name in facts if name.startswith("began.")):
-                kind = stage.partition("-")[0]
-                if kind not in seen and kind in act.scenes:
-                    self.replay.play(act.scenes[kind])
-                if stage not in seen:
-                    self.say(f"version {act.version}: {stage}")
-                seen.update({kind, stage})
+            stage = self.stage_of(version)
+            if stage in seen:
+                return
+            seen.add(stage)
+            kind = stage.partition("-")[0]
+            if kind not in seen and kind in act.scenes:
+                self.replay.play(act.scenes[kind])
+            seen.add(kind)
+            self.say(f"version {act.version}: {stage}")
 
         self.flows.wait(run, f"version {act.version}", timeout=RELEASE_SECONDS, meanwhile=watch)
         release = next(one for one in self.ledger.releases(MODEL) if one.candidate == version and not one.open)
         self.say(f"version {act.version}: [bold]{verdict_of(release)}[/] — {release.reason}")
         return Ended(act, release, began, time.time())
+
+    def stage_of(self, version: str) -> str:
+        """What the gateway does for a candidate now: "shadow", "split-<weight>", or nothing yet. Later days must not be
+        mirrored any more, so it is the routes that count, not the flow's intent."""
+        try:
+            plan = self.gateway.plan(MODEL)
+        except TransientGatewayError:
+            return ""  # asked again in a moment; clients count what a gateway that is away costs
+        arm = plan.candidate if plan is not None else None
+        if arm is None or arm.version != version or not (arm.weight or arm.mirror_percent):
+            return ""
+        return f"split-{arm.weight}" if arm.weight else "shadow"
 
     def roll_back(self) -> None:
         """Returns to the previous version by ``rollback-model``."""
@@ -110,11 +128,14 @@ class Demo:
         source, output = self.folder / "held-out.parquet", self.folder / "scored.parquet"
         HELD_OUT.of(self.flights)[list(INPUTS)].to_parquet(source, index=False)
         self.say(f"batch-score of {HELD_OUT} starts")
-        self.replay.play(type(AFTERWARDS)("held-out", AFTERWARDS.first, AFTERWARDS.stride))
+        self.replay.play(replace(AFTERWARDS, period="held-out"))
         parameters = {"model": MODEL, "input": str(source), "output": str(output)}
         self.flows.wait(self.flows.start("batch-score/local", parameters), "batch-score", timeout=RELEASE_SECONDS)
-        deadline = time.monotonic() + 30
-        while self.replay.counts().get("held-out", {}).get("requests", 0) < SAMPLE and time.monotonic() < deadline:
+        deadline = time.monotonic() + RELEASE_SECONDS
+        while time.monotonic() < deadline:
+            sent = {period: tally["requests"] for period, tally in self.replay.counts().items()}
+            if sent.get("held-out", 0) >= SAMPLE and sum(sent.values()) > REQUESTS:
+                break
             time.sleep(0.2)
         return output
 
@@ -186,6 +207,7 @@ def _perform(
     stack: ExitStack,
 ) -> DemoReport:
     from examples.flights.replay_process import ReplayProcess
+    from infra.gateways.envoy import EnvoyGateway
     from monitoring.ledger import Ledger
 
     folder = settings.root / "demo"
@@ -196,7 +218,10 @@ def _perform(
     stack.callback(replay.kill)
     flows = stack.enter_context(FlowRuns(servers.prefect_api))
     ledger = Ledger(servers.mlflow, folder / "files")
-    demo = Demo(console, folder, flows, ledger, replay, versions, flights, started)
+    gateway = EnvoyGateway(
+        settings.gateway, host=settings.host, port=settings.gateway_port, admin_port=settings.gateway_admin_port
+    )
+    demo = Demo(console, folder, flows, ledger, gateway, replay, versions, flights, started)
     releases = [demo.release(act) for act in PLAN]
     demo.roll_back()
     scored = demo.score_batch()
@@ -285,7 +310,9 @@ def register_all(trained: list[Trained], tracking_uri: str) -> dict[int, str]:
             f"MLflow at {tracking_uri} has a model {MODEL!r} already, and the demo tells a story from its first version"
             " on. Set SHIPWAY_HOME to a new folder, or unset MLFLOW_TRACKING_URI."
         )
-    return {one.recipe.version: register(one, tracking_uri=tracking_uri) for one in trained}
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # MLflow prints a page; what fails is raised
+        return {one.recipe.version: register(one, tracking_uri=tracking_uri) for one in trained}
 
 
 def clear_home(settings: StackSettings) -> None:
@@ -317,6 +344,4 @@ def _pages(settings: StackSettings, servers: Any) -> dict[str, str]:
 
 
 def _with_problem(report: DemoReport, problem: str) -> DemoReport:
-    from dataclasses import replace
-
     return replace(report, problems=(*report.problems, problem))

@@ -1,7 +1,8 @@
 """What the demo shows: which version is released against which days, and what it must come to.
 
 Every version meets only days after those it was trained on. Version 4 is mirrored on mild October days with few gaps in
-the weather, and split from 22 November on: rain leaves gaps in the pressure, and the 24th brings the first hard frost.
+the weather, and split from 20 November on: the first frosts, rain that leaves gaps in the pressure, and hard frost on the
+24th.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ PLAN = (
         {
             "start": Scene("version 4", "10-16"),
             "shadow": Scene("version 4", "10-20"),
-            "split": Scene("version 4", "11-22", stride=6),
+            "split": Scene("version 4", "11-20", stride=4),
         },
     ),
 )

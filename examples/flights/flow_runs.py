@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -13,6 +14,7 @@ import httpx
 from bentos.errors import PermanentError, TransientError
 
 POLL_SECONDS = 0.4
+AWAY_SECONDS = 30.0  # how long Prefect may be too busy to answer
 
 
 class FlowRunError(PermanentError):
@@ -48,7 +50,11 @@ class FlowRuns:
     def start(self, deployment: str, parameters: Mapping[str, Any]) -> str:
         """Starts ``flow-name/deployment-name``; the id of the run. Raises FlowRunError where Prefect refuses it."""
         found = self._ask("GET", f"/deployments/name/{deployment}")
-        made = self._ask("POST", f"/deployments/{found['id']}/create_flow_run", {"parameters": dict(parameters)})
+        made = self._ask(
+            "POST",
+            f"/deployments/{found['id']}/create_flow_run",
+            {"parameters": dict(parameters), "idempotency_key": str(uuid.uuid4())},
+        )
         return str(made["id"])
 
     def ended(self, run_id: str) -> Ended | None:
@@ -75,10 +81,19 @@ class FlowRuns:
             raise FlowRunError(f"{what}: flow run {run_id} ended {ended.state}: {ended.message}")
 
     def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        try:
-            answer = self._client.request(method, path, json=body)
-        except httpx.TransportError as error:
-            raise PrefectAwayError(f"Prefect at {self._client.base_url}: {error!r}. Is the stack up?") from error
+        """One call; tried again while Prefect is away or too busy, for AWAY_SECONDS at most."""
+        deadline = time.monotonic() + AWAY_SECONDS
+        while True:
+            try:
+                answer = self._client.request(method, path, json=body)
+                busy = f"answered {answer.status_code}" if answer.status_code in (429, 502, 503, 504) else ""
+            except httpx.TransportError as error:
+                busy = repr(error)
+            if not busy:
+                break
+            if time.monotonic() > deadline:
+                raise PrefectAwayError(f"Prefect at {self._client.base_url}: {busy} for {AWAY_SECONDS:g} s. Is it up?")
+            time.sleep(POLL_SECONDS)
         if answer.status_code >= 400:
             raise FlowRunError(f"{method} {path}: Prefect answered {answer.status_code}: {answer.text[:500]}")
         found: dict[str, Any] = answer.json()
