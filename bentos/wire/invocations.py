@@ -221,14 +221,22 @@ def _csv(body: bytes, signature: Signature) -> Inputs:
 
 
 def jsonable(values: Any) -> Any:
-    """What a model answered as lists, numbers, texts and records."""
+    """What a model answered as lists, numbers, texts and records.
+
+    Single precision is widened first, as MLflow does: the shortest text of a float32 is another number as a double, and
+    the same answer must be the same number to every client, in a file of batch answers and in process.
+    """
     if hasattr(values, "to_dict") and hasattr(values, "to_frame"):  # a pandas Series: MLflow writes it as a frame
         values = values.to_frame()
     if hasattr(values, "to_dict"):
         return values.to_dict(orient="records")
-    if isinstance(values, np.ndarray) and (values.dtype.kind not in "biuf" or values.dtype.itemsize > 8):
+    if isinstance(values, dict):
+        return {name: jsonable(value) for name, value in values.items()}
+    if not isinstance(values, np.ndarray):
+        return values
+    if values.dtype.kind not in "biuf" or values.dtype.itemsize > 8:
         return values.tolist()
-    return np.ascontiguousarray(values) if isinstance(values, np.ndarray) else values
+    return np.ascontiguousarray(values, dtype=np.float64 if values.dtype.kind == "f" else None)
 
 
 def _plain(value: Any) -> Any:

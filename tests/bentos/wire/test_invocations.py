@@ -22,7 +22,9 @@ UNNAMED = Signature((Column("", "double"), Column("", "double")))
 NAMED = Signature((Tensor("x", "float64", (-1, 2)),))
 ANSWERS: dict[str, Any] = {
     "numbers": np.array([1.5, -2.25]),
-    "float32": np.array([1.5, 0.25], dtype=np.float32),
+    "float32": np.array([0.1, 0.25], dtype=np.float32),
+    "float32 by name": {"a": np.array([[0.1], [0.7]], dtype=np.float32)},
+    "a frame of float32": pd.DataFrame({"a": np.array([0.1, 0.7], dtype=np.float32)}),
     "classes": np.array([0, 1]),
     "booleans": np.array([True, False]),
     "texts": np.array(["no", "yes"], dtype=object),
