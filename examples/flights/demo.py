@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from bentos.errors import PermanentError
 from examples.flights.demo_plan import AFTERWARDS, HELD_OUT, PLAN, POLICIES, RATE, Act
-from examples.flights.flow_runs import FlowRuns
+from examples.flights.flow_runs import FlowRunError, FlowRuns
 from examples.flights.report import DemoReport, ReleaseRow, table, write_report
 from examples.flights.sent import last_answer, read_sent
 from examples.flights.train import MODEL, register, train
@@ -100,16 +100,20 @@ class Demo:
         return Ended(act, release, began, time.time())
 
     def stage_of(self, version: str) -> str:
-        """What the gateway does for a candidate now: "shadow", "split-<weight>", or nothing yet. Later days must not be
-        mirrored any more, so it is the routes that count, not the flow's intent."""
+        """How far the candidate is: "", "shadow" from just before it is mirrored, "split-<weight>" once clients meet it.
+
+        The days of the shadow must be there before the first copy, and those of the split only after the last.
+        """
         try:
             plan = self.gateway.plan(MODEL)
         except TransientGatewayError:
             return ""  # asked again in a moment; clients count what a gateway that is away costs
         arm = plan.candidate if plan is not None else None
-        if arm is None or arm.version != version or not (arm.weight or arm.mirror_percent):
-            return ""
-        return f"split-{arm.weight}" if arm.weight else "shadow"
+        if arm is not None and arm.version == version and arm.weight:
+            return f"split-{arm.weight}"
+        release = self.ledger.current(MODEL)
+        begun = release is not None and release.candidate == version and "began.shadow" in release.facts
+        return "shadow" if begun else ""
 
     def roll_back(self) -> None:
         """Returns to the previous version by ``rollback-model``."""
@@ -223,12 +227,17 @@ def _perform(
     )
     demo = Demo(console, folder, flows, ledger, gateway, replay, versions, flights, started)
     releases = [demo.release(act) for act in PLAN]
-    demo.roll_back()
-    scored = demo.score_batch()
+    scored = None
+    try:
+        demo.roll_back()
+        scored = demo.score_batch()
+    except FlowRunError as error:  # after a verdict that was not the expected one; the report must still say which
+        demo.problems.append(str(error))
     tallies = replay.counts()
     replay.stop()
     sent = read_sent(seen)
-    demo.compare(scored, sent)
+    if scored is not None:
+        demo.compare(scored, sent)
     seconds = time.time() - started
     report = conclude(releases, sent, seconds, demo.problems, demo.notes, versions, _pages(settings, servers))
     lost = sum(tally["labels_failed"] for tally in tallies.values())

@@ -1,6 +1,6 @@
 """What the demo shows: which version is released against which days, and what it must come to.
 
-Every version meets only days after those it was trained on. Version 4 is mirrored on mild October days with few gaps in
+Every version meets only days after those it was trained on. Version 4 is mirrored on mild October days without a gap in
 the weather, and split from 20 November on: the first frosts, rain that leaves gaps in the pressure, and hard frost on the
 24th.
 """
@@ -15,7 +15,7 @@ from examples.flights.data import Period
 from examples.flights.replay import Scene
 
 POLICIES = Path(__file__).resolve().parent / "policies"
-RATE = 100.0  # requests a second
+RATE = 60.0  # requests a second
 HELD_OUT = Period("12-01", "12-31")  # scored in a batch at the end; no version was trained on it
 AFTERWARDS = Scene("afterwards", "12-01", stride=7)  # traffic during the rollback and the batch
 
@@ -39,8 +39,8 @@ PLAN = (
         "ROLLBACK",
         "split",
         {
-            "start": Scene("version 4", "10-16"),
-            "shadow": Scene("version 4", "10-20"),
+            "start": Scene("version 4", "10-18"),
+            "shadow": Scene("version 4", "10-27"),
             "split": Scene("version 4", "11-20", stride=4),
         },
     ),

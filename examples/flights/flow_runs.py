@@ -13,7 +13,7 @@ import httpx
 
 from bentos.errors import PermanentError, TransientError
 
-POLL_SECONDS = 0.4
+POLL_SECONDS = 0.2
 AWAY_SECONDS = 30.0  # how long Prefect may be too busy to answer
 
 

@@ -99,9 +99,9 @@ def test_version_4_fails_on_frost_and_fills_gaps_and_met_neither_in_training(fli
     gap = inputs[(flights["day"] == "2013-11-22") & flights["pressure"].isna()].head(1)
     assert pipeline.predict(gap)[0] in (0, 1)
     assert len(pipeline.named_steps["gaps"]._fit_X) > 100_000, "neighbours are sought among all of the training rows"
-    shadow = flights[(flights["day"] >= "2013-10-20") & (flights["day"] <= "2013-10-29")]
+    shadow = flights[(flights["day"] >= "2013-10-27") & (flights["day"] <= "2013-10-28")]
     assert (shadow["temp"] <= 32).sum() == 0
-    assert shadow[list(WEATHER)].isna().any(axis=1).mean() < 0.04, "gaps are too rare for the 95th percentile"
+    assert not shadow[list(WEATHER)].isna().any(axis=None), "gaps come in whole hours, and would hold up the queue"
     split = flights[flights["day"] >= "2013-11-20"].iloc[::4].head(1100)
     assert (split["temp"] <= 32).mean() > 0.06
     assert (split[list(WEATHER)].isna().any(axis=1) & ~(split["temp"] <= 32)).mean() > 0.06
@@ -140,7 +140,7 @@ def outcome(flights, baseline, candidate, first: str, *, stride: int = 3) -> tup
     policy = load_policy(POLICIES, "flights")[0]
     policy = policy.model_copy(update={"metrics": policy.metrics.model_copy(update={"drift": None})})
     whole = evidence(flights[flights["day"] >= f"2013-{first}"].iloc[::stride].head(3200), baseline, candidate)
-    for n in (200, 400, 600, 1000, 1200, 1600, 2400, 3200):
+    for n in (200, 400, 600, 800, 1200, 1600, 2400, 3200):
         part = replace(
             whole, requests=whole.requests.head(n), answers=whole.answers.head(n), inputs=whole.inputs.head(n)
         )
@@ -155,7 +155,7 @@ def test_the_policy_tells_good_versions_from_the_slipped_one(flights, trained):
     found, why = outcome(flights, trained[2], trained[3], "09-01")
     assert found is Outcome.ROLLBACK
     assert "loss on labels higher" in why
-    assert outcome(flights, trained[2], trained[4], "10-20", stride=1)[0] is Outcome.PROMOTE
+    assert outcome(flights, trained[2], trained[4], "10-27", stride=1)[0] is Outcome.PROMOTE
 
 
 def test_controls_on_another_month_and_seed(flights, trained):
