@@ -32,6 +32,14 @@ _NUMPY_SCALAR = (
     r"|u?short|float(16|32|64|128)|longdouble|complex(64|128|256)|clongdouble|datetime64|timedelta64|generic)"
 )
 
+# scikit-learn up to 1.8 compiled sklearn/_loss/_loss.pyx under the bare name `_loss`, and its boosted models say so:
+# https://github.com/scikit-learn/scikit-learn/issues/30062
+_SKLEARN_LOSS = (
+    r"_loss",
+    r"(__pyx_unpickle_)?Cy(AbsoluteError|ExponentialLoss|HuberLoss|LossFunction|PinballLoss"
+    r"|Half(Binomial|Gamma|Multinomial|Poisson|Tweedie)Loss|HalfSquaredError|HalfTweedieLossIdentity)",
+)
+
 # (module, name) of what may be called by REDUCE while the pickle loads. Each was read: it builds a value and does no more.
 _CALLABLE = [
     (r"builtins", r"(object|int|float|str|bool|bytes|bytearray|complex|list|dict|set|frozenset|tuple|slice|range|property|classmethod|staticmethod|\w+Error|Exception)"),
@@ -64,6 +72,7 @@ _CALLABLE = [
     (r"scipy\.(interpolate|spatial)(\.\w+)*", r"[A-Z]\w*|__pyx_unpickle_\w+"),
     (r"sklearn(\.\w+)*", r"([A-Z]\w*|__pyx_unpickle_\w+|_?newObj)"),
     (r"statsmodels\.tsa\.statespace\._\w+", r"[sdcz]?[A-Z]\w*|__pyx_unpickle_\w+"),
+    _SKLEARN_LOSS,
 ]  # fmt: skip
 _CALLABLE_PATTERNS = [(re.compile(module), re.compile(name)) for module, name in _CALLABLE]
 _LIBRARY_VALUE = re.compile(f"({_LIBRARIES}|{_MLFLOW}|{_STDLIB})")
@@ -152,6 +161,8 @@ def may_name(module: str, name: str) -> bool:
         return (module, name) == ("zoneinfo", "ZoneInfo._unpickle")
     if module == "builtins":
         return bool(_BUILTIN_VALUES.fullmatch(name))
+    if module == _SKLEARN_LOSS[0]:
+        return bool(re.fullmatch(_SKLEARN_LOSS[1], name))
     return bool(_LIBRARY_VALUE.fullmatch(module)) and not _denied(module, name)
 
 

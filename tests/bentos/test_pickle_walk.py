@@ -69,6 +69,14 @@ def test_models_of_libraries_pass(protocol: int) -> None:
         assert walk(pickle.dumps(model, protocol)), name
 
 
+def test_losses_of_an_older_scikit_learn_pass_under_their_bare_module_name_and_nothing_else_of_it() -> None:
+    assert walk(b"c_loss\nCyHalfBinomialLoss\n)R.") == {"_loss.CyHalfBinomialLoss"}
+    assert walk(b"\x80\x02c_loss\n__pyx_unpickle_CyHalfMultinomialLoss\nc_loss\nCyHalfMultinomialLoss\nK\x01N\x87R.")
+    for name in ("CyOther", "system", "CyHalfBinomialLoss.__init__"):
+        with pytest.raises(WalkError, match="_loss"):
+            walk(f"\x80\x02c_loss\n{name}\n)R.".encode())
+
+
 def test_code_by_value_is_built_and_passes() -> None:
     @by_value
     @dataclasses.dataclass
