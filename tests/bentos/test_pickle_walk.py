@@ -74,7 +74,7 @@ def test_losses_of_an_older_scikit_learn_pass_under_their_bare_module_name_and_n
     assert walk(b"\x80\x02c_loss\n__pyx_unpickle_CyHalfMultinomialLoss\nc_loss\nCyHalfMultinomialLoss\nK\x01N\x87R.")
     for name in ("CyOther", "system", "CyHalfBinomialLoss.__init__"):
         with pytest.raises(WalkError, match="_loss"):
-            walk(f"\x80\x02c_loss\n{name}\n)R.".encode())
+            walk(f"\x80\x02c_loss\n{name}\n)R.".encode("latin-1"))
 
 
 def test_code_by_value_is_built_and_passes() -> None:
