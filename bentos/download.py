@@ -32,6 +32,10 @@ class DownloadError(PermanentError):
     """What the registry names is not there or cannot be fetched."""
 
 
+class NotServedError(DownloadError):
+    """Artifacts in a store that only MLflow's own client knows how to read."""
+
+
 @dataclass(frozen=True)
 class Rest:
     """An MLflow server, reached with the standard library alone."""
@@ -45,20 +49,28 @@ class Rest:
 
     def download(self, model: str, version: str, folder: Path) -> None:
         """The artifact tree of a version into *folder*. Raises DownloadError, RegistryAway."""
-        uri = str(self._get(f"{API}/model-versions/get-download-uri", name=model, version=version)["artifact_uri"])
+        self.fetch(
+            str(self._get(f"{API}/model-versions/get-download-uri", name=model, version=version)["artifact_uri"]),
+            folder,
+        )
+
+    def fetch(self, uri: str, folder: Path) -> None:
+        """The artifact tree at *uri* into *folder*. Raises NotServedError where it lies in another store than the
+        server's own or a local folder, DownloadError, RegistryAway."""
         if uri.startswith("models:/m-"):
             logged = self._get(f"{API}/logged-models/{quote(uri.removeprefix('models:/'))}")
             uri = str(logged["model"]["info"]["artifact_uri"])
         parts = urlsplit(uri)
-        if parts.scheme == "mlflow-artifacts":
+        here = parts.netloc in ("", urlsplit(self.url).netloc)
+        if parts.scheme == "mlflow-artifacts" and here:
             self._fetch_tree(unquote(parts.path).strip("/"), folder)
-        elif parts.scheme in ("http", "https") and PROXY in parts.path:
+        elif parts.scheme in ("http", "https") and here and PROXY in parts.path:
             self._fetch_tree(unquote(parts.path).partition(PROXY)[2].strip("/"), folder)
         elif parts.scheme in ("file", ""):
             _copy_tree(Path(unquote(parts.path)), folder)
         else:
-            raise DownloadError(
-                f"{model}/{version}: its artifacts are at {uri}; expected an MLflow server that serves them itself (--serve-artifacts)"
+            raise NotServedError(
+                f"the artifacts are at {uri}; expected an MLflow server that serves them itself (--serve-artifacts)"
             )
 
     def _fetch_tree(self, root: str, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Registry: model versions, aliases and artifacts of an MLflow server, behind our own nouns.
 
-Everything that reconcile polls goes by MLflow's plain REST interface (milliseconds, no mlflow import); only downloads use
-MLflow's client (imported on first use, about 2 s), because it knows every artifact store.
+Everything goes by MLflow's plain REST interface (milliseconds, no mlflow import) but downloads from artifact stores that
+the MLflow server does not serve itself, and of a run's files: those use MLflow's client (imported on first use, about 2 s).
 
     RegistryError
     ├── TransientRegistryError   MLflow is away, busy or answers 5xx
@@ -31,6 +31,7 @@ from bentos.artifact_tree import (
     tree_digest,
     write_atomically,
 )
+from bentos.download import DownloadError, NotServedError, RegistryAway, Rest
 from bentos.errors import PermanentError, ShipwayError, TransientError
 from bentos.model_version import ModelVersion
 from bentos.signature import SignatureError
@@ -211,7 +212,7 @@ class Registry:
         answer = self._call("GET", "model-versions/get-download-uri", {"name": model, "version": version})
         uri = str(answer.get("artifact_uri", ""))
         with _temporary(self.cache) as temporary:
-            tree = self._fetch_into(temporary, uri=uri, what=f"model {model}/{version}: artifacts at {uri}")
+            tree = self._fetch_tree(temporary, uri, f"model {model}/{version}: artifacts at {uri}")
             if not (tree / "MLmodel").is_file():
                 found = ", ".join(sorted(entry.name for entry in tree.iterdir())[:10]) or "nothing"
                 raise PermanentRegistryError(
@@ -229,6 +230,28 @@ class Registry:
                     if not folder.exists():  # else another process brought the same tree first
                         raise
             return folder, digest
+
+    def _fetch_tree(self, folder: Path, uri: str, what: str) -> Path:
+        """The tree at *uri*, below *folder*: by plain REST where the server itself keeps it, else by MLflow's client."""
+        tree = folder / "download"
+        try:
+            Rest(self.tracking_uri).fetch(uri, tree)
+        except NotServedError:
+            return self._fetch_into(folder, uri=uri, what=what)
+        except (DownloadError, RegistryAway, OSError) as error:
+            raise self._undownloadable(error, what) from error
+        return tree
+
+    def _undownloadable(self, error: Exception, what: str) -> Exception:
+        """What a failed download comes to; raises TransientRegistryError where MLflow is away."""
+        full = is_about_the_disk(error)
+        if full is not None:
+            return full
+        self._call("GET", "registered-models/search", {"max_results": "1"})  # away? then that is the error
+        return PermanentRegistryError(
+            f"{what}: cannot be downloaded: {_short(error)}. The files are missing or damaged: log and register the"
+            " model again."
+        )
 
     def _fetch_into(
         self, folder: Path, *, what: str, uri: str | None = None, run_id: str | None = None, path: str | None = None
@@ -249,14 +272,7 @@ class Registry:
                 )
             )
         except (MlflowException, OSError) as error:
-            full = is_about_the_disk(error)
-            if full is not None:
-                raise full from error
-            self._call("GET", "registered-models/search", {"max_results": "1"})  # away? then that is the error
-            raise PermanentRegistryError(
-                f"{what}: cannot be downloaded: {_short(error)}. The files are missing or damaged: log and register the"
-                " model again."
-            ) from error
+            raise self._undownloadable(error, what) from error
 
     def _model(self, model: str) -> dict[str, Any]:
         if not NAME.fullmatch(model) or set(model) == {"."}:
