@@ -10,6 +10,7 @@ is called. Python source (``code/``, models from code) is reported, not judged: 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -71,6 +72,15 @@ def vet(folder: Path, policy: VetPolicy, *, timeout: float = TIMEOUT_SECONDS) ->
         return VetReport(findings, tuple(values["scanners"]), int(values["files"]))
     except (ValueError, IndexError, KeyError, TypeError) as error:
         return _failed(f"the scanner's report cannot be read: {error}")
+
+
+def scanner_digest() -> str:
+    """Of everything that decides what the scan finds: our own rules and the versions of the scanners."""
+    rules = hashlib.sha256()
+    for path in sorted([*Path(__file__).parent.glob("vet*.py"), *Path(__file__).parent.glob("pickle_*.py")]):
+        rules.update(path.read_bytes())
+    rules.update(f"{metadata.version('modelscan')} {metadata.version('skops')}".encode())
+    return rules.hexdigest()
 
 
 def _failed(what: str) -> VetReport:

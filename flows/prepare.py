@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bentos.artifact_tree import write_atomically
 from bentos.errors import PermanentError
 from flows.world import deployed
 from infra.targets.interface import Deployment, DeploymentSpec, State
@@ -53,16 +55,22 @@ class Prepared:
 def vet_version(line: Line, model: str, version: str, policy: ReleasePolicy) -> str:
     """Scans the version's files without loading them; returns what was scanned.
 
-    Raises VetRefusedError naming every finding.
+    The same files that passed the same scanners under the same vet policy are not scanned again. Raises VetRefusedError
+    naming every finding.
     """
-    from bentos.vet import vet
+    from bentos.vet import scanner_digest, vet
 
     found = line.registry.resolve(model, version=version)
+    key = hashlib.sha256(f"{found.digest} {policy.vet.model_dump_json()} {scanner_digest()}".encode()).hexdigest()
+    kept = line.settings.root / "vets" / f"{key[:32]}.txt"
+    if kept.exists():
+        return f"{found.name}: {kept.read_text()}"
     report = vet(line.registry.fetch(found), policy.vet)
     if not report.passed:
-        findings = "; ".join(f"{finding.file}: {finding.what}" for finding in report.findings)
-        raise VetRefusedError(f"vet refused {found.name}: {findings}")
-    return f"{found.name} ({found.flavor}, {found.digest[:19]}) passed {', '.join(report.scanners)}"
+        raise VetRefusedError(f"vet refused {found.name}: {report.reason}")
+    said = f"{found.flavor}, {found.digest[:19]}, passed {', '.join(report.scanners)}"
+    write_atomically(kept, said)
+    return f"{found.name}: {said}"
 
 
 def prepare(line: Line, model: str, version: str, policy: ReleasePolicy) -> Prepared:
@@ -71,12 +79,7 @@ def prepare(line: Line, model: str, version: str, policy: ReleasePolicy) -> Prep
 
     found = line.registry.resolve(model, version=version)
     artifacts = line.registry.fetch(found)
-    lock = line.environments.lock(
-        found.requirements,
-        flavor="python_function" if policy.build.runtime == "pyfunc" else found.flavor,
-        extra=policy.build.requirements,
-        python_version=found.python_version,
-    )
+    lock = line.environments.lock_for(found, policy.build)
     environment = line.environments.ensure(lock)
     return Prepared(found, artifacts, environment, build(found, artifacts, policy.build, lock, line.settings.bentos))
 
