@@ -47,4 +47,7 @@ def load_predictor(folder: Path, mlmodel: Mapping[str, Any], flavor: str) -> Pre
     except LoadError:
         raise
     except Exception as error:
-        raise LoadError(f"the {flavor} model in {folder} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise LoadError(
+            f"the {flavor} model in {folder} cannot be loaded: {type(error).__name__}: {error}. Its files are damaged, or"
+            " its requirements are not those that it was saved with: log the model again, with its pip_requirements"
+        ) from error

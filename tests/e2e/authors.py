@@ -143,7 +143,7 @@ def onnx(name: str, folder: Path) -> None:
         folder,
         model,
         frame,
-        lambda rows: session.run(None, {"X": rows.to_numpy()})[0],
+        lambda rows: session.run(None, {"X": rows.to_numpy()})[0].ravel(),
         pip_requirements=pins,
     )
 

@@ -64,7 +64,10 @@ def released(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         registering = pool.submit(register, stack, folder)
         pool.submit(register_old, stack, folder / "old-sklearn").result()
         registering.result()
-        yield {one.name: one for one in pool.map(lambda name: release(stack, name, folder / name), NAMES) if one}
+        ended = list(pool.map(lambda name: release(stack, name, folder / name), NAMES))
+    for one in filter(None, ended):
+        print(f"{one.name}: released in {one.promoted.seconds:.0f} s, scored in {one.scored.seconds:.0f} s")
+    yield {one.name: one for one in ended if one}
 
 
 def register(stack: Stack, folder: Path) -> None:
@@ -142,7 +145,11 @@ def test_answers_equally_online_in_batch_and_in_process(one: Released, stack: St
     }
     for way, found in answers.items():
         assert found.shape == one.expected.shape, way
-        assert np.array_equal(found, one.expected), f"{way}: {found[:3]}, the author's own: {one.expected[:3]}"
+        assert np.array_equal(found, answers["in process"]), f"{way}: {found[:3]}, not {answers['in process'][:3]}"
+    # the author's frame may lie in memory the other way round, which is the last bit of a sum
+    ours, own = answers["in process"], one.expected
+    near = ours == own if own.dtype.kind != "f" else np.isclose(ours, own, rtol=1e-13, atol=1e-15)
+    assert near.all(), f"{ours[:3]}, the author's own: {own[:3]}"
     assert len(pd.read_parquet(one.rejects)) == 0
 
 
