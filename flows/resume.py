@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from urllib.parse import urlsplit
 
 import httpx
 
 from bentos.errors import PermanentError, TransientError
 
+BUSY_TRIES = 20
 DECISIONS = ("promote", "rollback")
 
 
@@ -33,6 +35,11 @@ def answer(prefect_api: str, flow_run: str, decision: str, reason: str) -> str:
             identifier = _waiting(http, flow_run)
             body = {"run_input": {"decision": decision, "reason": reason or f"shipway resume by {_who()}"}}
             response = http.post(f"/flow_runs/{identifier}/resume", json=body)
+            for _ in range(BUSY_TRIES):  # Prefect on SQLite answers 503 while its database is locked
+                if response.status_code != 503:
+                    break
+                time.sleep(1.0)
+                response = http.post(f"/flow_runs/{identifier}/resume", json=body)
         except httpx.TransportError as error:
             raise PrefectAwayError(f"Prefect at {prefect_api}: no answer ({error!r}). See 'shipway status'.") from error
     said = response.json() if response.is_success else {}
