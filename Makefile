@@ -13,7 +13,7 @@ LOCK := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --gen
 	--custom-compile-command "make lock"
 EXTRAS := --extra demo --extra onnx --extra xgboost --extra lightgbm
 
-.PHONY: help demo test lint bench up down lock lock-check clean
+.PHONY: help demo test test-demo lint bench up down lock lock-check clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -22,7 +22,10 @@ demo: $(VENV)/.run  ## Four real model versions, each to its verdict, on this ma
 	@$(BIN)/shipway demo $(if $(KEEP),--keep)
 
 test: $(VENV)/.dev  ## Every test, on real parts
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+test-demo: $(VENV)/.dev  ## The demo under audit, alone on the machine
+	@$(BIN)/python -m pytest -m demo tests/e2e/test_demo.py $(ARGS)
 
 lint: $(VENV)/.dev lock-check  ## ruff, mypy strict, import-linter, and whether the lock is fresh
 	@$(BIN)/ruff format --check .

@@ -15,6 +15,15 @@ import httpx
 import pytest
 
 START_SECONDS = 180.0
+SHARED_STACK = ("test_any_model.py", "test_refusals.py", "test_triggers.py")  # one stack for all of these
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two workers share the tests (make test): a file stays on one of them, and the long ones begin first."""
+    for item in items:
+        group = "shared stack" if item.path.name in SHARED_STACK else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: "e2e" not in item.path.parts)
 
 
 def free_port() -> int:
