@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from bentos.errors import PermanentError
+from flows.line import NAMES, default_blocks
 from flows.parts import POOL, ROOT, choose_servers, worker_environment
 from infra.settings import StackSettings, load_settings
 
@@ -40,15 +41,19 @@ def deploy(settings: StackSettings, environ: Mapping[str, str], file: Path = ROO
         "working_dir": str(file.parent),
         "env": worker_environment(settings, choose_servers(settings, environ)),
     }
-    content = hashlib.sha256(repr((prefect.__version__, job)).encode())
+    blocks = default_blocks(settings, choose_servers(settings, environ).mlflow)
+    content = hashlib.sha256(repr((prefect.__version__, job, blocks)).encode())
     for path in [file, *sorted((file.parent / "flows").glob("**/*.py"))]:
         content.update(path.read_bytes())
     stamp = settings.stack / "deployed"
     present = _ensure_pool(job)
+    _drop_late_runs()
     if stamp.exists() and stamp.read_text() == content.hexdigest() and len(present) >= len(wanted):
         return present
     stamp.unlink(missing_ok=True)
     _apply(file)
+    for noun, block in blocks.items():
+        block.save(NAMES[noun], overwrite=True)
     present = _ensure_pool(job)
     missing = set(wanted) - {name.rpartition("/")[2] for name in present}
     if missing or len(present) < len(wanted):
@@ -83,6 +88,32 @@ def _ensure_pool(job: Mapping[str, Any]) -> list[str]:
         )
         flows = {flow: client.read_flow(flow).name for flow in {deployment.flow_id for deployment in found}}
     return sorted(f"{flows[deployment.flow_id]}/{deployment.name}" for deployment in found)
+
+
+def _drop_late_runs() -> None:
+    """Scheduled runs whose time passed while the stack was down: one reconcile is enough, not one for every minute."""
+    from datetime import UTC, datetime
+
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterExpectedStartTime,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+        WorkPoolFilter,
+        WorkPoolFilterName,
+    )
+    from prefect.client.schemas.objects import StateType
+
+    late = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+        expected_start_time=FlowRunFilterExpectedStartTime(before_=datetime.now(UTC)),
+    )
+    pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL]))
+    with get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=late, work_pool_filter=pool, limit=200):
+            if run.auto_scheduled:
+                client.delete_flow_run(run.id)
 
 
 def _apply(file: Path) -> None:
