@@ -87,11 +87,10 @@ class Demo:
             stage = self.stage_of(version)
             if stage in seen:
                 return
-            seen.add(stage)
             kind = stage.partition("-")[0]
             if kind not in seen and kind in act.scenes:
                 self.replay.play(act.scenes[kind])
-            seen.add(kind)
+            seen.update({kind, stage})
             self.say(f"version {act.version}: {stage}")
 
         self.flows.wait(run, f"version {act.version}", timeout=RELEASE_SECONDS, meanwhile=watch)

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from examples.flights import flow_runs as flow_runs_module
-from examples.flights.demo import DemoError, Ended, clear_home, conclude
+from examples.flights.demo import Demo, DemoError, Ended, clear_home, conclude
 from examples.flights.demo_plan import PLAN
 from examples.flights.flow_runs import FlowRunError, FlowRuns, PrefectAwayError
 from examples.flights.report import table, write_report
@@ -22,10 +22,13 @@ from examples.flights.sent import Sent, read_sent, write_sent
 from infra.settings import StackSettings
 from infra.stack.process import identity
 from infra.stack.state import StackState, write_state
+from infra.targets.interface import Address
+from infra.traffic import Arm, TrafficPlan
 from monitoring.ledger import Release
 
 VERSIONS = {1: "1", 2: "2", 3: "3", 4: "4"}
 OUTCOMES = {1: "PROMOTED", 2: "PROMOTED", 3: "ROLLED_BACK", 4: "ROLLED_BACK"}
+ADDRESS = Address(host="127.0.0.1", port=1)
 STAGES = {3: "shadow", 4: "split-20"}
 
 
@@ -229,3 +232,65 @@ def test_a_prefect_that_stays_away_is_said(monkeypatch):
     monkeypatch.setattr(flow_runs_module, "POLL_SECONDS", 0.01)
     with FlowRuns("http://127.0.0.1:9/api") as runs, pytest.raises(PrefectAwayError, match=r"for 0\.05 s"):
         runs.start("promote-model/local", {})
+
+
+class _Replay:
+    """Remembers the scenes it is told to play."""
+
+    def __init__(self) -> None:
+        self.scenes = []
+
+    def play(self, scene) -> None:
+        self.scenes.append(scene)
+
+
+class _Flows:
+    """A run in which *meanwhile* is called once for each stage of the story."""
+
+    def __init__(self, story, tell) -> None:
+        self.story, self.tell = story, tell
+
+    def start(self, deployment, parameters) -> str:
+        return "run"
+
+    def wait(self, run_id, what, *, timeout, meanwhile) -> None:
+        for moment in self.story:
+            self.tell(moment)
+            meanwhile()
+
+
+class _World:
+    """Gateway and ledger of one release whose candidate is version 4, at the moment that was last told."""
+
+    def __init__(self) -> None:
+        self.moment, self.release = "", ended(4).release
+
+    def plan(self, model):
+        candidate = Arm("candidate", "4", "flights-4", ADDRESS, weight=20 if self.moment == "split" else 0)
+        baseline = Arm("baseline", "2", "flights-2", ADDRESS, weight=100 - candidate.weight)
+        return TrafficPlan(model, (baseline, candidate), expires_at=1.0)
+
+    def current(self, model):
+        facts = {"began.shadow": "1.0"} if self.moment in ("began", "began.split", "split") else {}
+        facts |= {"began.split-20": "2.0"} if self.moment in ("began.split", "split") else {}
+        return replace(self.release, facts=facts, open=True)
+
+    def releases(self, model, limit=20):
+        return [self.release]
+
+
+def test_the_days_of_a_stage_are_played_once_and_in_their_time(tmp_path):
+    world, replay, heard = _World(), _Replay(), []
+
+    def tell(moment: str) -> None:
+        heard.append((world.moment, len(replay.scenes)))
+        world.moment = moment
+
+    story = ["", "began", "began", "began.split", "split", "split", ""]
+    console = Console(file=StringIO())
+    demo = Demo(console, tmp_path, _Flows(story, tell), world, world, replay, VERSIONS, pd.DataFrame(), time.time())
+    scenes = PLAN[3].scenes
+    assert demo.release(PLAN[3]).release.run_id == "run4"
+    assert replay.scenes == [scenes["start"], scenes["shadow"], scenes["split"]]
+    assert ("began.split", 2) in heard, "while the mirror may still be there, the days of the split have not come"
+    assert ("began", 2) in heard, "the days of the shadow are there before the first copy"
