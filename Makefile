@@ -75,4 +75,4 @@ lock-check: $(UV)
 
 clean:  ## Removes the environment and all state
 	@if [ -x $(BIN)/shipway ]; then $(BIN)/shipway down || true; fi
-	@rm -rf $(VENV) .shipway
+	@rm -rf $(VENV) .shipway .shipway.*

@@ -15,6 +15,7 @@ from flows import plans, prepare
 from flows.release import Do, Step, next_step
 from flows.watch import EvaluationEndedError, Watch, counters, keep_verdict, kept_verdicts
 from flows.world import STAGE, evidence_of, observe
+from infra.gateways.interface import TransientGatewayError
 from monitoring.interface import Outcome, Verdict
 from monitoring.ledger import BusyError, ClosedError
 
@@ -141,7 +142,10 @@ class Drive:
                 return self._ask()
             case Do.DECIDE:
                 assert step.outcome is not None
-                return self._decide(step.outcome, step.why)
+                said = self._decide(step.outcome, step.why)
+                if step.outcome is not Outcome.PROMOTE:
+                    self._end_lease()
+                return said
             case Do.SET_ALIAS:
                 line.registry.set_alias(model, str(step.alias), _version(step))
                 return step.why
@@ -180,6 +184,16 @@ class Drive:
             decided_stage=last,
             decided_at=repr(time.time()),
         )
+
+    def _end_lease(self) -> None:
+        """The candidate's traffic ends with the decision against it, not a look at the world later."""
+        plan = self.line.gateway.plan(self.release.model)
+        if plan is None or plan.candidate is None:
+            return
+        try:
+            self.line.gateway.apply(plan.settled())
+        except TransientGatewayError as away:
+            self.teller.log(f"{away}; the next step returns to the baseline")
 
     def _check(self, version: str) -> str:
         from flows.check import check_version
