@@ -13,7 +13,7 @@ LOCK := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --gen
 	--custom-compile-command "make lock"
 EXTRAS := --extra demo --extra onnx --extra xgboost --extra lightgbm
 
-.PHONY: help demo test test-demo lint bench up down lock lock-check clean
+.PHONY: help demo test test-long lint bench up down lock lock-check clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -24,8 +24,8 @@ demo: $(VENV)/.run  ## Four real model versions, each to its verdict, on this ma
 test: $(VENV)/.dev  ## Every test, on real parts
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
-test-demo: $(VENV)/.dev  ## The demo under audit, alone on the machine
-	@$(BIN)/python -m pytest -m demo tests/e2e/test_demo.py $(ARGS)
+test-long: $(VENV)/.dev  ## The flow killed after every effect, and the demo under audit: minutes each
+	@$(BIN)/python -m pytest -m long tests/e2e $(ARGS)
 
 lint: $(VENV)/.dev lock-check  ## ruff, mypy strict, import-linter, and whether the lock is fresh
 	@$(BIN)/ruff format --check .
