@@ -80,8 +80,8 @@ class ShadowPolicy(Frozen):
 class StickyKey(Frozen):
     """What keeps one user on one arm while traffic is split."""
 
-    kind: Literal["header", "cookie"] = "header"
-    name: str = Field("x-user-id", min_length=1)
+    kind: Literal["header", "cookie"] = Field("header", description="Where the key is read from.")
+    name: str = Field("x-user-id", min_length=1, description="Name of the header or cookie.")
 
 
 class SplitPolicy(Frozen):
@@ -112,7 +112,7 @@ class ErrorRateMetric(Frozen):
 class LatencyMetric(Frozen):
     """A latency quantile of the candidate against the baseline's."""
 
-    quantile: Share = Field(0.95)
+    quantile: Share = Field(0.95, description="The quantile that is compared, in (0, 1).")
     max_ratio: float = Field(2.0, gt=0, description="Candidate quantile / baseline quantile above this is a ROLLBACK.")
     slack_ms: float = Field(
         10.0, ge=0, description="Milliseconds added to the bound, so that noise on fast models does not decide."
@@ -192,8 +192,8 @@ class Limits(Frozen):
     candidate_timeout_seconds: Seconds = Field(
         0.5, description="After this long without the candidate's answer the baseline is asked too."
     )
-    max_connections: int = Field(1024, ge=1)
-    max_pending: int = Field(1024, ge=1)
+    max_connections: int = Field(1024, ge=1, description="Connections that the gateway keeps to one version at most.")
+    max_pending: int = Field(1024, ge=1, description="Requests that wait for a connection at most; more get 503.")
     requests_per_second: int | None = Field(None, ge=1, description="Local rate limit for the model; None: no limit.")
 
 

@@ -44,14 +44,6 @@ UNITS = {
     "split.min_requests": "requests",
     "split.steps": "percent",
 }
-# Meaning of the fields that policy.py leaves to their names.
-MEANINGS = {
-    "limits.max_connections": "Connections that the gateway opens to one server (circuit breaker).",
-    "limits.max_pending": "Requests that wait in the gateway for a connection (circuit breaker).",
-    "metrics.latency.quantile": "The quantile that is compared; 0.95 is p95.",
-    "split.sticky.kind": "Where the key is read from. `sticky: null` assigns every request by itself.",
-    "split.sticky.name": "Name of that header or cookie. A request without it is assigned at random.",
-}
 
 
 class Key(NamedTuple):
@@ -71,9 +63,9 @@ def policy_keys(model: type[BaseModel] = ReleasePolicy, prefix: str = "") -> Ite
         if group is not None:
             yield from policy_keys(group, f"{dotted}.")
             continue
-        meaning = field.description or MEANINGS.get(dotted)
+        meaning = field.description
         if not meaning:
-            raise SystemExit(f"{dotted}: no description in bentos/policy.py and none in MEANINGS of {__file__}")
+            raise SystemExit(f"{dotted}: no description in bentos/policy.py")
         yield Key(dotted, _unit(dotted, field), _plain(field.get_default(call_default_factory=True)), meaning)
 
 

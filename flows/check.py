@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 PREDICT_SECONDS = 300.0
 REPLAY_ROWS = 2_000  # a first version is judged by this much of its reference
+REFERENCE_ROWS = 1_000  # rows of the reference whose predictions drift is measured against
 CHUNK = 100  # rows a request
 
 
@@ -93,6 +94,32 @@ def compare_answers(
     answers = over_the_wire(address, rows, tensors=not _named(prepared))
     (folder / "wire.json").write_text(json.dumps(answers, default=str))
     return compare(spread(answers), spread(expected.to_dict("records")), policy.check.tolerance)
+
+
+def reference_answers(reference: Path, arms: Mapping[str, Prepared], folder: Path) -> pd.DataFrame | None:
+    """What each of *arms* (baseline, candidate) answers in process to a sample of the reference: one column an arm.
+
+    None where a version answers with more than one value a row. Kept below *folder*, so that it is computed once.
+    """
+    import pandas as pd
+
+    from bentos.child import run_predict
+
+    answers = {}
+    for arm, prepared in arms.items():
+        output = folder / f"reference-{arm}.parquet"
+        if not output.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            rows = folder / f"reference-{arm}-rows.parquet"
+            sampled = sample(model_inputs(pd.read_parquet(reference), prepared), REFERENCE_ROWS)
+            sampled.to_parquet(rows, index=False)
+            run_predict(prepared.environment.python, prepared.code, prepared.bento.path, rows, output, PREDICT_SECONDS)
+        found = pd.read_parquet(output)
+        named = [name for name in found.columns if not name.startswith("probability_")]
+        if len(named) != 1:
+            return None
+        answers[arm] = found[named[0]]
+    return pd.DataFrame(answers)
 
 
 def model_inputs(rows: pd.DataFrame, prepared: Prepared) -> pd.DataFrame:

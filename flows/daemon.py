@@ -38,7 +38,11 @@ def supervise(settings: StackSettings) -> None:
     parts = compose(settings, servers, ensure_secrets(settings.stack))
     process.end(process.marked(settings.root, [part.name for part in parts if part.name != "worker"]), grace=2.0)
     gateway = EnvoyGateway(
-        settings.gateway, host=settings.host, port=settings.gateway_port, admin_port=settings.gateway_admin_port
+        settings.gateway,
+        host=settings.host,
+        port=settings.gateway_port,
+        admin_port=settings.gateway_admin_port,
+        tracing=settings.tracing,
     )
     gateway.bootstrap()
     target = ProcessTarget(settings.deployments, segments=settings.segments)

@@ -240,9 +240,13 @@ class Drive:
         from flows.check import reference_of
 
         if self._watch is None:
-            prepared = prepare.prepare(self.line, self.release.model, self.release.candidate, self.policy)
-            reference = reference_of(self.line, prepared, self.policy)
-            self._watch = Watch(self.line, self.policy, prepared.artifacts, reference.path, self.scratch)
+            arms = {
+                arm: prepare.prepare(self.line, self.release.model, version, self.policy)
+                for arm, version in (("baseline", self.release.baseline), ("candidate", self.release.candidate))
+                if version is not None
+            }
+            reference = reference_of(self.line, arms["candidate"], self.policy)
+            self._watch = Watch(self.line, self.policy, arms, reference.path, self.scratch)
         show = self.teller.progress(self.release.model, self.release.candidate, step.stage)
         verdict = self._watch.stage(self.release, step.stage, show)
         return self._stage_ended(step.stage, verdict)

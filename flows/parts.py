@@ -217,7 +217,11 @@ class _Maker:
 
         settings = self.settings
         gateway = EnvoyGateway(
-            settings.gateway, host=settings.host, port=settings.gateway_port, admin_port=settings.gateway_admin_port
+            settings.gateway,
+            host=settings.host,
+            port=settings.gateway_port,
+            admin_port=settings.gateway_admin_port,
+            tracing=settings.tracing,
         )
         return self._part(
             "gateway",

@@ -17,6 +17,7 @@ from monitoring.interface import Outcome, Stage, Verdict
 if TYPE_CHECKING:
     from bentos.policy import ReleasePolicy
     from flows.line import Line
+    from flows.prepare import Prepared
     from flows.release import Routes
     from monitoring.evidence import Drift, Evidence
     from monitoring.ledger import Release
@@ -35,13 +36,14 @@ class Watch:
     """One evaluation of a candidate against its baseline, over all its stages.
 
     The reader lives as long as the flow's process; a flow that resumes reads the log again from where the evaluation
-    began, so that nothing is lost with a process. *reference* is the Parquet file of the training reference, *artifacts*
-    the candidate's artifact tree, *scratch* the folder that evidence is kept in until the ledger has it.
+    began, so that nothing is lost with a process. *arms* are baseline and candidate as they run, *reference* is the
+    Parquet file of the candidate's training reference, *scratch* the folder that evidence is kept in until the ledger
+    has it.
     """
 
     line: Line
     policy: ReleasePolicy
-    artifacts: Path
+    arms: Mapping[str, Prepared]
     reference: Path | None
     scratch: Path
     _reader: LogReader | None = field(default=None, repr=False)
@@ -98,7 +100,7 @@ class Watch:
                 baseline=release.baseline,
                 candidate=release.candidate,
                 since_ns=int(float(release.facts["evaluation_began"]) * 1e9),
-                signature=load_signature(self.artifacts),
+                signature=load_signature(self.arms["candidate"].artifacts),
             )
             for fact, began in release.facts.items():
                 if fact.startswith("began."):
@@ -123,11 +125,15 @@ class Watch:
     def _drift(self, evidence: Evidence) -> Drift:
         import pandas as pd
 
+        from flows.check import reference_answers
         from monitoring.drift import compute_drift
 
         assert self.policy.metrics.drift is not None
         columns = [name for name in evidence.inputs.columns if name not in ("seq", "request_id", "assigned")]
         reference = pd.read_parquet(self.reference) if self.reference is not None else None
+        answers = None
+        if self.reference is not None:
+            answers = reference_answers(self.reference, self.arms, self.scratch / "reference")
         html = self.scratch / "drift" / f"{evidence.stage}.html"
         html.parent.mkdir(parents=True, exist_ok=True)
         return compute_drift(
@@ -136,6 +142,7 @@ class Watch:
             reference,
             self.policy.metrics.drift,
             html,
+            reference_predictions=answers,
         )
 
     def _log(self, release: Release, evidence: Evidence) -> None:

@@ -36,7 +36,11 @@ class StackSettings(BaseSettings):
     policies: Path | None = Field(
         None, description="Folder of release policies, <model>.yaml and default.yaml; None: the built-in defaults."
     )
-    reconcile_seconds: float = Field(60.0, gt=0, description="Period of the reconcile flow, in seconds.")
+    tracing: str | None = Field(
+        None,
+        pattern=r"^[^:/\s]+:\d+$",
+        description="host:port of an OpenTelemetry collector (OTLP over gRPC) that the gateway reports to; None: no tracing.",
+    )
     retention_days: float = Field(30.0, gt=0, description="Prediction log older than this is deleted, in days.")
     start_seconds: float = Field(
         120.0, gt=0, description="A part that is not healthy this long after its start is stopped and tried again."

@@ -1,5 +1,7 @@
 import sys
+import tempfile
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +49,13 @@ LAUNCHER = textwrap.dedent(
     print("finished", flush=True)
     '''
 )
+
+
+@pytest.fixture
+def tmp_path():
+    """A short one: the path of a unix socket must fit into 107 bytes, and the folders of a parallel run are long."""
+    with tempfile.TemporaryDirectory(prefix="sw-") as name:
+        yield Path(name)
 
 
 @pytest.fixture
