@@ -6,8 +6,7 @@ import logging
 import os
 import sys
 
-from flows.parts import OVERTAKEN, choose_servers, compose
-from infra.gateways.envoy import EnvoyGateway
+from flows.parts import OVERTAKEN, choose_servers, compose, own_gateway
 from infra.settings import StackSettings, load_settings
 from infra.stack import process
 from infra.stack.home import prepare_home
@@ -37,13 +36,7 @@ def supervise(settings: StackSettings) -> None:
     servers = choose_servers(settings, os.environ)
     parts = compose(settings, servers, ensure_secrets(settings.stack))
     process.end(process.marked(settings.root, [part.name for part in parts if part.name != "worker"]), grace=2.0)
-    gateway = EnvoyGateway(
-        settings.gateway,
-        host=settings.host,
-        port=settings.gateway_port,
-        admin_port=settings.gateway_admin_port,
-        tracing=settings.tracing,
-    )
+    gateway = own_gateway(settings)
     gateway.bootstrap()
     target = ProcessTarget(settings.deployments, segments=settings.segments)
     target.restore()

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from infra.settings import StackSettings
@@ -18,6 +19,9 @@ from infra.stack.part import ExternalPart, Part, StackError
 from infra.stack.probes import answers, ask
 from infra.stack.secrets import Secrets
 from infra.telemetry import telemetry_off
+
+if TYPE_CHECKING:
+    from infra.gateways.envoy import EnvoyGateway
 
 POOL = "shipway"
 OVERTAKEN = 75  # exit code of a supervisor that finds another one at its folder (EX_TEMPFAIL)
@@ -98,6 +102,19 @@ def worker_environment(settings: StackSettings, servers: Servers) -> dict[str, s
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def own_gateway(settings: StackSettings) -> EnvoyGateway:
+    """The stack's gateway, as the settings say."""
+    from infra.gateways.envoy import EnvoyGateway
+
+    return EnvoyGateway(
+        settings.gateway,
+        host=settings.host,
+        port=settings.gateway_port,
+        admin_port=settings.gateway_admin_port,
+        tracing=settings.tracing,
+    )
 
 
 def webhook_name(settings: StackSettings) -> str:
@@ -213,19 +230,10 @@ class _Maker:
         )
 
     def gateway(self) -> Part:
-        from infra.gateways.envoy import EnvoyGateway
-
         settings = self.settings
-        gateway = EnvoyGateway(
-            settings.gateway,
-            host=settings.host,
-            port=settings.gateway_port,
-            admin_port=settings.gateway_admin_port,
-            tracing=settings.tracing,
-        )
         return self._part(
             "gateway",
-            tuple(gateway.command()),
+            tuple(own_gateway(settings).command()),
             {},
             url=settings.gateway_url,
             ports={

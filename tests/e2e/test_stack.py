@@ -2,111 +2,36 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
-from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
-from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from flows.runs import PrefectRuns
-from infra.gateways.envoy import EnvoyGateway
 from infra.mlflow_rest import MlflowRest
-from infra.runs import RunsUnavailable, StartedRun
-from infra.settings import StackSettings
 from infra.stack.process import marked
 from infra.targets.interface import Address
 from infra.traffic import Arm, TrafficPlan
+from tests.e2e.stack import Stack, running, until
 
 pytestmark = pytest.mark.e2e
-SHIPWAY = Path(sys.executable).with_name("shipway")
 PARTS = {"mlflow", "prefect", "gateway", "receiver", "webhook", "deployments", "worker", "compactor"}
-
-
-class Stack:
-    """One stack in a folder of its own, driven through the console script."""
-
-    def __init__(self, home: Path) -> None:
-        names = ("mlflow", "prefect", "gateway", "gateway_admin", "receiver")
-        self.settings = StackSettings(home=home, **{f"{name}_port": _free_port() for name in names})
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("SHIPWAY_", "MLFLOW_", "PREFECT_"))}
-        self.environ = {**kept, **self.settings.environment(), "SHIPWAY_START_SECONDS": "180"}
-
-    def run(self, *arguments: str, code: int = 0, **environ: str) -> str:
-        done = subprocess.run(
-            [SHIPWAY, *arguments],
-            env={**self.environ, **environ},
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    def status(self) -> dict[str, Any]:
-        done = subprocess.run([SHIPWAY, "status", "--json"], env=self.environ, capture_output=True, check=False)
-        return dict(json.loads(done.stdout))
-
-    def part(self, name: str) -> dict[str, Any]:
-        return next(part for part in self.status()["parts"] if part["name"] == name)
-
-    def gateway(self) -> EnvoyGateway:
-        s = self.settings
-        return EnvoyGateway(s.gateway, host=s.host, port=s.gateway_port, admin_port=s.gateway_admin_port)
-
-    def start(self, model: str, version: str) -> StartedRun:
-        """What the receiver does for a webhook; Prefect on SQLite may answer 503 while it is busy, as MLflow would see."""
-        runs = PrefectRuns(self.settings.prefect_api_url, self.settings.mlflow_url, environ={})
-        for _ in range(10):
-            try:
-                return runs.start_now(model, version)
-            except RunsUnavailable:
-                time.sleep(1)
-        return runs.start_now(model, version)
-
-    def kill_everything(self) -> None:
-        """SIGKILL to the supervisor, to every part, and to all they ever started."""
-        supervisor = json.loads((self.settings.stack / "state.json").read_text())["pid"]
-        os.kill(supervisor, signal.SIGKILL)
-        for process in marked(self.settings.root):
-            process.kill()
-        until(lambda: not marked(self.settings.root))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    made = Stack(tmp_path_factory.mktemp("stack") / "home")
-    made.run("up")
-    try:
+    """A stack of this module's own, because it is hurt here."""
+    with running(tmp_path_factory.mktemp("stack")) as made:
         yield made
-    finally:
-        made.run("down")
 
 
 def test_every_part_is_up_and_listens_on_loopback_alone(stack):
