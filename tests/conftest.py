@@ -18,6 +18,7 @@ START_SECONDS = 180.0
 SHARED_STACK = ("test_any_model.py", "test_refusals.py", "test_triggers.py")  # one stack for all of these
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two workers share the tests (make test): a file stays on one of them, and the long ones begin first."""
     for item in items:
