@@ -8,14 +8,15 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from bentos.errors import ShipwayError
+from bentos.errors import ShipwayError, TransientError
 from flows import plans, prepare
 from flows.release import Do, Step, next_step
 from flows.watch import EvaluationEndedError, Watch, counters, keep_verdict, kept_verdicts
 from flows.world import STAGE, evidence_of, observe
 from infra.gateways.interface import TransientGatewayError
+from infra.targets.interface import TransientTargetError
 from monitoring.interface import Outcome, Verdict
 from monitoring.ledger import BusyError, ClosedError
 
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
     from flows.line import Line
     from monitoring.ledger import Release
 
+T = TypeVar("T")
+
 CLOSED_AS = {
     Outcome.PROMOTE: "PROMOTED",
     Outcome.ROLLBACK: "ROLLED_BACK",
     Outcome.INCONCLUSIVE: "INCONCLUSIVE",
     Outcome.ERROR: "ERROR",
 }
+PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds before each further try
 UNLOCKED = {Do.VET, Do.BUILD, Do.DEPLOY, Do.CHECK, Do.WATCH, Do.BAKE, Do.APPROVE}  # long, and they move nothing
 
 
@@ -76,7 +80,7 @@ class Drive:
 
     def once(self) -> Release | None:
         """One step; returns the release when that step closed it."""
-        world, current = observe(self.line, self.release.model)
+        world, current = self._patiently(lambda: observe(self.line, self.release.model))
         if current is None or current.run_id != self.release.run_id:
             raise ClosedError(f"release {self.release.name} is not open any more.")
         if dict(current.owner) != dict(self.release.owner):
@@ -86,7 +90,7 @@ class Drive:
         self.release = current
         step = next_step(world, self.policy, evidence_of(current))
         try:
-            self._carry_out(step)
+            self._patiently(lambda: self._carry_out(step))
         except (BusyError, ClosedError):
             raise
         except EvaluationEndedError as ended:
@@ -101,6 +105,18 @@ class Drive:
             self.teller.closed(self.line, self.release)
             return self.release
         return None
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """Tries again what a part that was away for a moment failed; every step is an ensure, so that this is safe."""
+        for pause in PAUSES:
+            try:
+                return call()
+            except (BusyError, TransientTargetError):
+                raise  # somebody else's release; a server that had its time
+            except TransientError as away:
+                self.teller.log(f"{away} Trying again in {pause:g} s.")
+                time.sleep(pause)
+        return call()
 
     def _carry_out(self, step: Step) -> None:
         """Does *step* as one task, under the model's lock where it moves anything."""
