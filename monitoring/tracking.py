@@ -93,7 +93,9 @@ class MlflowRuns:
             )
         loopback = parts.hostname in ("localhost", "::1") or parts.hostname.startswith("127.")
         self._uri = tracking_uri.rstrip("/")
-        self._http = httpx.Client(base_url=self._uri, timeout=timeout, trust_env=not loopback)
+        # uvicorn closes an idle connection after five seconds; one that is about to go must not be used again
+        limits = httpx.Limits(keepalive_expiry=2.0)
+        self._http = httpx.Client(base_url=self._uri, timeout=timeout, trust_env=not loopback, limits=limits)
         weakref.finalize(self, self._http.close)  # ledgers are made per task and never closed by hand
         self._files = files
         self._experiments: dict[str, str] = {}
