@@ -22,7 +22,7 @@ demo: $(VENV)/.run  ## Four real model versions, each to its verdict, on this ma
 	@$(BIN)/shipway demo $(if $(KEEP),--keep)
 
 test: $(VENV)/.dev  ## Every test, on real parts
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-long: $(VENV)/.dev  ## The flow killed after every effect, and the demo under audit: minutes each
 	@$(BIN)/python -m pytest -m long tests/e2e $(ARGS)

@@ -15,15 +15,10 @@ import httpx
 import pytest
 
 START_SECONDS = 180.0
-SHARED_STACK = ("test_any_model.py", "test_refusals.py", "test_triggers.py")  # one stack for all of these
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two workers share the tests (make test): a file stays on one of them, and the long ones begin first."""
-    for item in items:
-        group = "shared stack" if item.path.name in SHARED_STACK else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    """The long ones begin first: two workers share the tests, a file stays on one of them (make test)."""
     items.sort(key=lambda item: "e2e" not in item.path.parts)
 
 
