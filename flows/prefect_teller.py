@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
@@ -55,7 +56,7 @@ def _approve(release: Release) -> Approval:
         wait_for_input=Decision.with_initial_data(
             description=f"**{release.name}** against {release.baseline or 'nothing'} passed its gates. What becomes of it?"
         ),
-        timeout=max(1, int(until - release.opened_at)),
+        timeout=max(1, int(until - time.time())),
         key=key("approve", release.run_id),
     )
     return Approval(answer.decision == "promote", answer.reason)

@@ -30,6 +30,11 @@ def rollback_model(model: str, reason: str = "asked for", target: str = "process
     current = line.ledger.current(model)
     if current is not None and current.owner.get("flow_run_id") != flow_run_id:
         rules = line.ledger.policy(current)
+        if current.baseline is None and line.registry.champion(model) == current.candidate:
+            raise NothingToDoError(
+                f"{model}/{current.candidate} is live and there was no version before it: nothing to roll back to. Promote"
+                " the version you want with promote-model."
+            )
         with line.lock(model):
             release = line.ledger.open(
                 model,
