@@ -34,14 +34,18 @@ def test_a_flow_that_resumes_finds_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "expected"),
+    ("seconds_left", "facts", "expected"),
     [
-        ({}, False),
-        ({"waiting_until": repr(time.time() + 60)}, True),
-        ({"waiting_until": repr(time.time() - 1)}, False),
-        ({"waiting_until": repr(time.time() + 60), "approved": "yes"}, False),
+        (None, {}, False),
+        (60.0, {}, True),
+        (-1.0, {}, False),
+        (60.0, {"approved": "yes"}, False),
     ],
 )
-def test_a_release_that_waits_for_a_person_needs_no_process(facts: dict[str, str], expected: bool) -> None:
-    assert waiting(release(DEAD, **facts)) is expected
-    assert may_take_over(release(DEAD, **facts), "new", "2") is not expected
+def test_a_release_that_waits_for_a_person_needs_no_process(
+    seconds_left: float | None, facts: dict[str, str], expected: bool
+) -> None:
+    until = {} if seconds_left is None else {"waiting_until": repr(time.time() + seconds_left)}
+    paused = release(DEAD, **until, **facts)
+    assert waiting(paused) is expected
+    assert may_take_over(paused, "new", "2") is not expected
