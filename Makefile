@@ -11,15 +11,15 @@ UV := $(BIN)/uv
 INSTALL := env -u PYTHONDONTWRITEBYTECODE UV_COMPILE_BYTECODE=1 VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip
 LOCK := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet \
 	--custom-compile-command "make lock"
-EXTRAS := --extra demo --extra onnx --extra xgboost --extra lightgbm
+EXTRAS := $(addprefix --extra ,demo onnx xgboost lightgbm postgresql s3 signing prefect-docker)
 
-.PHONY: help demo test test-long lint bench up down lock lock-check clean
+.PHONY: help demo test test-long lint bench base-image up down lock lock-check clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
 demo: $(VENV)/.run  ## Four real model versions, each to its verdict, on this machine
-	@$(BIN)/shipway demo $(if $(KEEP),--keep)
+	@$(BIN)/shipway demo $(if $(KEEP),--keep) $(if $(TARGET),--target $(TARGET))
 
 test: $(VENV)/.dev  ## Every test, on real parts
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
@@ -35,6 +35,9 @@ lint: $(VENV)/.dev lock-check  ## ruff, mypy strict, import-linter, and whether 
 
 bench: $(VENV)/.dev  ## Measures this machine; results under .shipway/bench
 	@$(BIN)/python -m benchmarks
+
+base-image:  ## A base image for model images where none can be pulled: Debian by debootstrap; needs root
+	@infra/images/base.sh
 
 up: $(VENV)/.run  ## Starts the embedded stack
 	@$(BIN)/shipway up

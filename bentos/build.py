@@ -32,7 +32,7 @@ from bentos.model_version import ModelVersion
 from bentos.policy import BuildPolicy, ReleasePolicy
 from bentos.state import writable
 
-ENTRIES = ("__init__", "service", "launcher", "child", "reload")
+ENTRIES = ("__init__", "service", "launcher", "child", "reload", "start")
 """Modules that something starts; what they import of ours comes along."""
 
 PACKAGES = ("loaders", "wire")
@@ -210,9 +210,15 @@ def serving_modules(package: Path) -> dict[Path, Path]:
 
 
 def _imports(file: Path) -> set[str]:
-    """The modules of ``bentos`` that *file* imports, wherever in it; names after ``from`` may be modules too."""
+    """The modules of ``bentos`` that *file* imports, wherever in it but under TYPE_CHECKING; names after
+    ``from`` may be modules too."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    waiting: list[ast.AST] = [ast.parse(file.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue  # never executed
+        waiting += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:

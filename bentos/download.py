@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import urllib.error
 import urllib.request
@@ -36,6 +37,14 @@ class NotServedError(DownloadError):
     """Artifacts in a store that only MLflow's own client knows how to read."""
 
 
+def split_alias(uri: str) -> tuple[str, str]:
+    """Name and alias of ``models:/name@alias``. Raises DownloadError for anything else."""
+    found = re.fullmatch(r"models:/([^@]+)@([^@/]+)", uri)
+    if found is None:
+        raise DownloadError(f"--follow {uri!r}: expected models:/NAME@ALIAS")
+    return found[1], found[2]
+
+
 @dataclass(frozen=True)
 class Rest:
     """An MLflow server, reached with the standard library alone."""
@@ -47,12 +56,10 @@ class Rest:
         found = self._get(f"{API}/registered-models/alias", name=model, alias=alias)
         return str(found["model_version"]["version"])
 
-    def download(self, model: str, version: str, folder: Path) -> None:
-        """The artifact tree of a version into *folder*. Raises DownloadError, RegistryAway."""
-        self.fetch(
-            str(self._get(f"{API}/model-versions/get-download-uri", name=model, version=version)["artifact_uri"]),
-            folder,
-        )
+    def source_of(self, model: str, version: str) -> str:
+        """Where the artifact tree of a version lies, as the registry names it. Raises DownloadError, RegistryAway."""
+        found = self._get(f"{API}/model-versions/get-download-uri", name=model, version=version)
+        return str(found["artifact_uri"])
 
     def fetch(self, uri: str, folder: Path) -> None:
         """The artifact tree at *uri* into *folder*. Raises NotServedError where it lies in another store than the
@@ -60,6 +67,9 @@ class Rest:
         if uri.startswith("models:/m-"):
             logged = self._get(f"{API}/logged-models/{quote(uri.removeprefix('models:/'))}")
             uri = str(logged["model"]["info"]["artifact_uri"])
+        elif uri.startswith("runs:/"):
+            run, _, path = uri.removeprefix("runs:/").partition("/")
+            uri = f"{self._get(f'{API}/runs/get', run_id=run)['run']['info']['artifact_uri']}/{path}"
         parts = urlsplit(uri)
         here = parts.netloc in ("", urlsplit(self.url).netloc)
         if parts.scheme == "mlflow-artifacts" and here:

@@ -14,25 +14,31 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bentos.artifact_tree import write_atomically
 from bentos.errors import PermanentError, TransientError
-from bentos.model_version import ModelVersion
-from bentos.policy import BuildPolicy
-from bentos.requirements import SERVING, closure, everything_installed, needed, unsatisfied
+from bentos.lock_text import lock_digest, marked
+from bentos.requirements import SERVING, asked_by, closure, everything_installed, needed, project, unsatisfied
 from bentos.state import writable
+
+if TYPE_CHECKING:  # bentos.start imports this module where there is neither pydantic nor numpy
+    from bentos.model_version import ModelVersion
+    from bentos.policy import BuildPolicy
 
 __all__ = ["SERVING", "Environment", "Environments", "Lock", "PermanentEnvironmentError", "TransientEnvironmentError"]
 
-_AWAY = ("Failed to fetch", "error sending request", "Could not connect", "timed out", "dns error", "client error")
+AWAY = ("Failed to fetch", "error sending request", "Could not connect", "timed out", "dns error", "client error")
+"""What uv says when it did not reach the package index."""
 
 
 class TransientEnvironmentError(TransientError):
@@ -84,32 +90,46 @@ class Environments:
         return unsatisfied(requirements)
 
     def lock(
-        self, requirements: Sequence[str], *, flavor: str, extra: Sequence[str] = (), python_version: str | None = None
+        self,
+        requirements: Sequence[str],
+        *,
+        flavor: str,
+        extra: Sequence[str] = (),
+        python_version: str | None = None,
+        hashed: bool = False,
     ) -> Lock:
         """The lock of an environment for a model of *flavor* with *requirements* (its pip lines) and *extra* ones.
 
-        The same input gives the same lock, kept below the folder. Raises PermanentEnvironmentError with uv's explanation
+        The same input gives the same lock, kept below the folder. *hashed*: never the stack's own environment, whose
+        packages have no hashes; images are made from hashed locks. Raises PermanentEnvironmentError with uv's explanation
         when the pins contradict each other, TransientEnvironmentError when the package index is away.
         """
         lines = needed(requirements, flavor=flavor, extra=extra)
         minor, note = self._python(python_version)
-        if minor == _minor() and not unsatisfied(lines):
+        if not hashed and minor == _minor() and not unsatisfied(lines):
             text = "".join(f"{line}\n" for line in closure(lines))
-            return Lock(text, _digest(minor, text, "own"), minor, own=True, note=note)
-        key = hashlib.sha256(json.dumps([minor, sorted(lines)]).encode()).hexdigest()
+            return Lock(text, lock_digest(minor, text, "own"), minor, own=True, note=note)
+        asked = asked_by(lines, requirements, extra)
+        key = hashlib.sha256(json.dumps([minor, sorted(asked.items())]).encode()).hexdigest()
         kept = self.folder / "locks" / f"{key[:32]}.json"
         if kept.exists():
             return Lock(**json.loads(kept.read_text()))
-        text = self._compile(lines, minor)
-        lock = Lock(text, _digest(minor, text, "hashed"), minor, note=note)
+        text = self._compile(lines, minor, asked)
+        lock = Lock(text, lock_digest(minor, text, "hashed"), minor, note=note)
         with writable(self.folder, "the model's lock"):
             write_atomically(kept, json.dumps(asdict(lock)))
         return lock
 
-    def lock_for(self, mv: ModelVersion, policy: BuildPolicy) -> Lock:
+    def lock_for(self, mv: ModelVersion, policy: BuildPolicy, *, hashed: bool = False) -> Lock:
         """The lock of *mv* under *policy*; a model run through pyfunc keeps its mlflow pin whatever its flavor is."""
         flavor = "python_function" if policy.runtime == "pyfunc" else mv.flavor
-        return self.lock(mv.requirements, flavor=flavor, extra=policy.requirements, python_version=mv.python_version)
+        return self.lock(
+            mv.requirements,
+            flavor=flavor,
+            extra=policy.requirements,
+            python_version=mv.python_version,
+            hashed=hashed,
+        )
 
     def ensure(self, lock: Lock) -> Environment:
         """The environment of *lock*, made on first use.
@@ -143,18 +163,21 @@ class Environments:
         install = ["pip", "install", "--quiet", "--require-hashes", "--no-deps", "--python", str(python)]
         self._run([*install, "--requirements", str(requirements)], what)
 
-    def _compile(self, lines: Sequence[str], minor: str) -> str:
-        """A hashed requirements file. Where pins leave a choice, the versions that the stack itself has are preferred."""
+    def _compile(self, lines: Sequence[str], minor: str, asked: Mapping[str, str] | None = None) -> str:
+        """A hashed requirements file. Where pins leave a choice, the versions that the stack itself has are preferred.
+
+        *asked*: who asked for each line.
+        """
         with tempfile.TemporaryDirectory(prefix="shipway-lock-") as name:
             wanted, locked = Path(name) / "requirements.in", Path(name) / "requirements.lock"
             wanted.write_text("\n".join(lines) + "\n")
             locked.write_text("\n".join(everything_installed()) + "\n")
-            command = ["pip", "compile", "--quiet", "--generate-hashes", "--no-header", "--no-annotate"]
+            command = ["pip", "compile", "--quiet", "--generate-hashes", "--no-header", "--annotation-style", "line"]
             command += ["--python", self._interpreter(minor), "--output-file", str(locked), str(wanted)]
-            self._run(command, f"the model's requirements ({', '.join(lines)})")
-            return locked.read_text()
+            self._run(command, f"the model's requirements ({', '.join(lines)})", asked or {})
+            return marked(locked.read_text(), str(wanted), asked or {})
 
-    def _run(self, arguments: Sequence[str], what: str) -> str:
+    def _run(self, arguments: Sequence[str], what: str, asked: Mapping[str, str] | None = None) -> str:
         command = [str(self._binary()), *arguments]
         environment = {
             **os.environ,
@@ -175,8 +198,18 @@ class Environments:
         if done.returncode == 0:
             return done.stdout
         words = " ".join((done.stderr or done.stdout).split())[-1500:]
-        if any(sign in words for sign in _AWAY):
+        if any(sign in words for sign in AWAY):
             raise TransientEnvironmentError(f"{what}: the package index cannot be reached: {words}")
+        sides = [
+            f"{line} (asked for by {who})"
+            for line, who in (asked or {}).items()
+            if re.search(rf"(?<![\w.-]){re.escape(project(line))}(?![\w-])", words, re.IGNORECASE)
+        ]
+        if "unsatisfiable" in words and sides:
+            raise PermanentEnvironmentError(
+                f"the model's requirements cannot be met together: {', '.join(sides)}. uv says: {words}. Log the model"
+                " again with pins that go together, or change build.requirements in its policy."
+            )
         raise PermanentEnvironmentError(
             f"{what}: no environment can be made: {words}. Log the model again with pins that go together, or add to"
             " build.requirements in its policy."
@@ -221,7 +254,3 @@ class Environments:
 
 def _minor() -> str:
     return f"{sys.version_info.major}.{sys.version_info.minor}"
-
-
-def _digest(*parts: str) -> str:
-    return "sha256:" + hashlib.sha256("\0".join(parts).encode()).hexdigest()

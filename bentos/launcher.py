@@ -1,7 +1,8 @@
 """Serves a sealed bento: ``python -m bentos.launcher --bento DIR (--uds PATH | --host H --port P)``.
 
 With ``--follow models:/NAME@ALIAS --registry URL`` it follows an alias without a restart; then ``--bento`` may be left
-out, and the alias' version is downloaded first.
+out, and the alias' version is downloaded first. ``--model`` and ``--version`` name a bare artifact folder. With ``--fd`` it
+answers on a socket of its parent's; see bentos/handover.py.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import contextlib
 import gc
 import os
+import signal
 import socket
 import stat
 import sys
@@ -39,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ) in THREAD_SETTINGS:  # before numpy is imported: one thread a worker serves better than several that compete
         os.environ.setdefault(name, "1")
     options = parse(arguments)
+    # as the first process of a container it would not be ended by a signal that nobody handles
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))  # blocked by bentos.start
     try:
         run(options)
     except (ShipwayError, OSError) as error:
@@ -51,9 +56,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line; argparse exits with 2 where it is wrong."""
     parser = argparse.ArgumentParser(prog="python -m bentos.launcher", description=__doc__)
     parser.add_argument("--bento", type=Path, help="sealed bento or artifact folder")
+    parser.add_argument("--model", default="", help="name of the model, where --bento is an artifact folder")
+    parser.add_argument("--version", default="", help="its version, where --bento is an artifact folder")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--uds", type=Path, help="unix socket to listen on")
     where.add_argument("--port", type=int, help="TCP port to listen on; 0 takes a free one")
+    where.add_argument("--fd", type=int, help="descriptor of a bound socket to listen on")
+    parser.add_argument("--parent-fd", type=int, help="descriptor of the line to a parent that may replace this server")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on, with --port (127.0.0.1)")
     parser.add_argument("--segments", type=Path, help="folder of the prediction log; none: nothing is logged")
     parser.add_argument("--sample", type=float, default=1.0, help="share of requests logged, 0 to 1 (1)")
@@ -109,10 +118,10 @@ def _first(options: argparse.Namespace, alias: Alias | None) -> Live:
     if options.bento is not None:
         if not options.bento.is_dir():
             raise LaunchError(f"bento {options.bento}: expected a folder; build it again")
-        return Live.load(options.bento.absolute())
+        return Live.load(options.bento.absolute(), options.model, options.version)
     assert alias is not None
     version = alias.resolve()
-    return Live.load(alias.fetch(version), alias.name, version)
+    return Live.load(alias.first(version), alias.name, version)
 
 
 def _plane(options: argparse.Namespace, live: Live) -> DataPlane:
@@ -146,33 +155,60 @@ def serve(plane: DataPlane, listener: socket.socket | None, options: argparse.Na
         log_config=None,
         timeout_keep_alive=75,
     )
-    where = f"unix:{options.uds}" if listener is None else "http://{}:{}".format(*listener.getsockname()[:2])
-    print(f"shipway launcher: listening on {where}", flush=True)
-    DrainingServer(config, plane, options.drain_seconds).run(sockets=None if listener is None else [listener])
+    print(f"shipway launcher: listening on {_where(listener, options)}", flush=True)
+    server = DrainingServer(config, plane, options.drain_seconds)
+    if options.parent_fd is not None:
+        from bentos.replaced import ReplaceableServer
+
+        line = socket.socket(fileno=options.parent_fd)
+        server = ReplaceableServer(config, plane, options.drain_seconds, line)
+    server.run(sockets=None if listener is None else [listener])
+
+
+def _where(listener: socket.socket | None, options: argparse.Namespace) -> str:
+    name = options.uds if listener is None else listener.getsockname()
+    return "http://{}:{}".format(*name[:2]) if isinstance(name, tuple) else f"unix:{name}"
 
 
 @contextlib.contextmanager
 def _listening(options: argparse.Namespace) -> Iterator[socket.socket | None]:
-    """The bound TCP socket, or None with the way to the unix socket cleared; taken away again at the end."""
-    if options.uds is not None:
+    """The bound TCP socket, the parent's, or None with the way to the unix socket cleared; closed and cleared at the end."""
+    if options.fd is not None:
+        with socket.socket(fileno=options.fd) as listener:
+            yield listener
+    elif options.uds is not None:
         clear_socket(options.uds)
         try:
             yield None
         finally:
             options.uds.unlink(missing_ok=True)
-        return
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((options.host, options.port))
-        except (OSError, OverflowError) as error:
-            raise LaunchError(f"--host {options.host} --port {options.port}: cannot listen there: {error}") from error
-        yield listener
+    else:
+        with bind_port(options.host, options.port) as listener:
+            yield listener
+
+
+def bind_port(host: str, port: int) -> socket.socket:
+    """A socket bound to *host* and *port*, not listening yet. Raises LaunchError."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise LaunchError(f"--host {host} --port {port}: cannot listen there: {error}") from error
+    return listener
 
 
 def clear_socket(path: Path) -> None:
     """Makes way for a unix socket at *path*: takes a dead server's away and leaves one that only the owner may use.
+
+    Raises LaunchError where a server answers there, where something else lies there, or where no socket can be.
+    """
+    bind_socket(path).close()  # uvicorn takes over the mode of the socket it finds
+
+
+def bind_socket(path: Path) -> socket.socket:
+    """A unix socket bound to *path*, which only its owner may use, not listening yet; a dead server's is taken away.
 
     Raises LaunchError where a server answers there, where something else lies there, or where no socket can be.
     """
@@ -188,9 +224,10 @@ def clear_socket(path: Path) -> None:
             raise LaunchError(f"--uds {path}: {error}; give a shorter path or one that can be written") from error
         else:
             raise LaunchError(f"--uds {path}: another server answers there; stop it first")
-    with socket.socket(socket.AF_UNIX) as placeholder:
-        placeholder.bind(str(path))  # uvicorn takes over the mode of the socket it finds
-        path.chmod(0o600)
+    bound = socket.socket(socket.AF_UNIX)
+    bound.bind(str(path))
+    path.chmod(0o600)
+    return bound
 
 
 if __name__ == "__main__":

@@ -43,6 +43,51 @@ class BuildPolicy(Frozen):
     )
 
 
+class ImagePolicy(Frozen):
+    """What a version's container holds and what it fetches when it starts. Only targets that run containers ask."""
+
+    model: Literal["included", "pulled"] = Field(
+        "included",
+        description="included: the model's files are in the image; pulled: the container fetches them from the registry at its start and checks their digest.",
+    )
+    dependencies: Literal["included", "resolved"] = Field(
+        "included",
+        description="included: the model's environment is in the image; resolved: the container makes it at its start from the hashed lock, and keeps it in a cache.",
+    )
+    builder: Literal["shipway", "bentoml"] = Field(
+        "shipway",
+        description="shipway: the two-layer build; bentoml: `bentoml containerize` of the sealed bento, with model and dependencies included.",
+    )
+
+    @model_validator(mode="after")
+    def _bentoml_includes_all(self) -> Self:
+        if self.builder == "bentoml" and (self.model, self.dependencies) != ("included", "included"):
+            raise ValueError(
+                "image.builder bentoml puts model and dependencies into the image; expected both 'included'"
+            )
+        return self
+
+
+class SignaturePolicy(Frozen):
+    """Whose OpenSSF signature a version's files must carry before anything loads them."""
+
+    method: Literal["none", "key", "certificate"] = Field(
+        "none", description="none: no signature is asked for; key: by a public key; certificate: by a chain of trust."
+    )
+    public_key: Path | None = Field(None, description="PEM file of the signer's public key, for method key.")
+    certificate_chain: tuple[Path, ...] = Field(
+        (), description="PEM files of the certificates that are trusted, for method certificate."
+    )
+
+    @model_validator(mode="after")
+    def _has_what_it_checks_with(self) -> Self:
+        if self.method == "key" and self.public_key is None:
+            raise ValueError("signature.method key needs signature.public_key")
+        if self.method == "certificate" and not self.certificate_chain:
+            raise ValueError("signature.method certificate needs signature.certificate_chain, found an empty list")
+        return self
+
+
 class VetPolicy(Frozen):
     """What the model's files may contain. Anything the scanners cannot read is a refusal."""
 
@@ -201,6 +246,8 @@ class ReleasePolicy(Frozen):
     """Everything a release needs to know besides the model version."""
 
     build: BuildPolicy = BuildPolicy()
+    image: ImagePolicy = ImagePolicy()
+    signature: SignaturePolicy = SignaturePolicy()
     vet: VetPolicy = VetPolicy()
     reference: ReferencePolicy = ReferencePolicy()
     check: CheckPolicy = CheckPolicy()

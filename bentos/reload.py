@@ -1,25 +1,26 @@
 """A server that follows an alias: polls the registry, tries a new version in a child, then swaps it in.
 
-A version that cannot be fetched or loaded, or whose signature does not fit the requests that come, is refused and the
-old one stays. ``python -m bentos.reload`` is the child: it fetches a version and loads it once where it can do no harm.
+A version that cannot be fetched or loaded, that asks for packages this environment has not, or whose signature does not fit
+the requests that come, is refused and the old one stays. ``python -m bentos.reload`` is the child: it fetches a version and
+loads it once where it can do no harm.
 """
 
 from __future__ import annotations
 
 import logging
-import re
-import shutil
 import subprocess
 import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
-from urllib.parse import quote
 
+from bentos.artifact_tree import requirements_of
 from bentos.compatible import incompatibility
-from bentos.download import DownloadError, RegistryAway, Rest
+from bentos.download import RegistryAway, Rest, split_alias
 from bentos.errors import PermanentError, ShipwayError
+from bentos.pulled import Models
+from bentos.signature import load_signature, read_mlmodel
 
 if TYPE_CHECKING:
     from bentos.dataplane import DataPlane
@@ -35,52 +36,57 @@ class RefusedVersion(PermanentError):  # noqa: N818 the version is refused, not 
 
 @dataclass(frozen=True)
 class Alias:
-    """``models:/name@alias`` on a registry, and the folder its versions are kept in."""
+    """``models:/name@alias`` on a registry, and where its versions are kept."""
 
     name: str
     alias: str
     registry: str
-    folder: Path
+    models: Models
 
     @staticmethod
     def parse(uri: str, registry: str, folder: Path) -> Alias:
         """Reads ``models:/name@alias``. Raises DownloadError for anything else."""
-        found = re.fullmatch(r"models:/([^@]+)@([^@/]+)", uri)
-        if found is None:
-            raise DownloadError(f"--follow {uri!r}: expected models:/NAME@ALIAS")
-        return Alias(found[1], found[2], registry, folder)
+        return Alias(*split_alias(uri), registry, Models(folder))
 
     def resolve(self) -> str:
         """The version the alias names now. Raises DownloadError, RegistryAway."""
         return Rest(self.registry).version_of(self.name, self.alias)
 
+    def first(self, version: str) -> Path:
+        """The tree of *version*, fetched by this process: it answers nobody yet. Raises ShipwayError."""
+        tree = self.models.pull(self.registry, self.name, version)
+        check_requirements(tree)
+        return tree
+
     def fetch(self, version: str) -> Path:
-        """The folder of *version*, fetched and loaded once by a child process.
+        """The tree of *version*, fetched and loaded once by a child process.
 
         Raises RefusedVersion with the child's reason, RegistryAway where trying again may help.
         """
-        folder = self.folder / self._folder_name(version)
-        if folder.is_dir():
-            return folder
-        command = [sys.executable, "-m", "bentos.reload", self.registry, self.name, version, str(folder)]
+        command = [sys.executable, "-m", "bentos.reload", self.registry, self.name, version, str(self.models.folder)]
         try:
             child = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_SECONDS, check=False)
         except subprocess.TimeoutExpired:
             raise RefusedVersion(f"{self.name}/{version} did not load within {CHILD_SECONDS:.0f} s") from None
         if child.returncode == 0:
-            return folder
+            return self.models.pull(self.registry, self.name, version)
         lines = child.stderr.strip().splitlines() or [f"the process that loaded it ended with {child.returncode}"]
         raise (RegistryAway if child.returncode == AWAY else RefusedVersion)(lines[-1])
 
-    def _folder_name(self, version: str) -> str:
-        return f"{quote(self.name, safe='')}-{version}"
 
-    def forget_others(self, *versions: str) -> None:
-        """Deletes the folders of versions that are not among *versions*."""
-        keep = {self._folder_name(version) for version in versions}
-        for folder in self.folder.iterdir():
-            if folder.name.startswith(self._folder_name("")) and folder.name not in keep:
-                shutil.rmtree(folder, ignore_errors=True)  # what cannot be deleted now is tried at the next change
+def check_requirements(tree: Path) -> None:
+    """Raises RefusedVersion unless this interpreter has what the model at *tree* asks for; the message has both lists."""
+    from bentos.loaders import choose_flavor
+    from bentos.requirements import BATCH, installed, needed, project, unsatisfied
+
+    own = requirements_of(tree)
+    asked = [line for line in needed(own, flavor=choose_flavor(read_mlmodel(tree))) if line in own or line not in BATCH]
+    if missing := unsatisfied(asked):
+        has = ", ".join(f"{name} {installed(name) or '(none)'}" for name in dict.fromkeys(map(project, asked)))
+        raise RefusedVersion(
+            f"it asks for {', '.join(asked)}; this environment has {has}. Not satisfied: {'; '.join(missing)}. Give the"
+            " version an image of its own, or follow the alias with dependencies resolved at start"
+        )
 
 
 class Follower:
@@ -136,7 +142,6 @@ class Follower:
 
     def _take(self, version: str) -> None:
         from bentos.live import Live
-        from bentos.signature import load_signature
 
         before = self._plane.live
         folder = self._alias.fetch(version)
@@ -144,22 +149,16 @@ class Follower:
             raise RefusedVersion(f"its signature does not fit {before.version}'s requests: {reason}")
         self._plane.swap(Live.load(folder, self._alias.name, version))
         logger.info("%s: version %s answers now, %s did", self._alias.name, version, before.version)
-        self._alias.forget_others(version, before.version)
+        self._alias.models.forget_others(self._alias.name, version, before.version)
 
 
 def fetch_and_try(registry: str, model: str, version: str, folder: Path) -> None:
-    """Downloads a version beside *folder*, loads and warms it, then renames it to *folder*. Raises ShipwayError."""
+    """Fetches a version below *folder*, checks its requirements, loads and warms it. Raises ShipwayError."""
     from bentos.live import Live
 
-    partial = folder.with_name(f".{folder.name}.partial")
-    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        Rest(registry).download(model, version, partial)
-        Live.load(partial, model, version)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    tree = Models(folder).pull(registry, model, version)
+    check_requirements(tree)
+    Live.load(tree, model, version)
 
 
 def main(arguments: list[str]) -> int:

@@ -23,6 +23,9 @@ SERVING: tuple[str, ...] = (
 )
 """What every model server imports besides the model's own libraries."""
 
+BATCH: tuple[str, ...] = ("pyarrow",)
+"""Of these, what no server imports: batch scoring and the check of a version read and write Parquet with it."""
+
 LOADING: dict[str, tuple[str, ...]] = {
     "sklearn": ("scikit-learn", "cloudpickle"),
     "onnx": ("onnxruntime",),
@@ -42,17 +45,29 @@ def needed(requirements: Sequence[str], *, flavor: str, extra: Sequence[str] = (
     For native flavors the lines that MLflow only infers from itself are left out; of the pair ``xgboost`` and
     ``xgboost-cpu`` (the same module) the second stays. The model's own pins come first and are unaltered.
     """
-    own = [line for line in requirements if flavor == "python_function" or _name(line) not in INFERRED_ONLY]
-    names = {_name(line) for line in own}
+    own = [line for line in requirements if flavor == "python_function" or project(line) not in INFERRED_ONLY]
+    names = {project(line) for line in own}
     if "xgboost-cpu" in names:
-        own = [line for line in own if _name(line) != "xgboost"]
+        own = [line for line in own if project(line) != "xgboost"]
     for line in [*extra, *LOADING.get(flavor, LOADING["python_function"]), *SERVING]:
-        if _name(line) not in names or line in extra:
+        if project(line) not in names or line in extra:
             own.append(line)
-            names.add(_name(line))
+            names.add(project(line))
     if flavor == "xgboost" and not names & {"xgboost", "xgboost-cpu"}:
         own.append("xgboost-cpu")
     return tuple(dict.fromkeys(own))
+
+
+def asked_by(lines: Iterable[str], requirements: Sequence[str], extra: Sequence[str]) -> dict[str, str]:
+    """Line → who asked for it, in words: the model's own *requirements*, the policy's *extra* ones, or Shipway."""
+    return {
+        line: "the model's own pins"
+        if line in requirements
+        else "build.requirements of the policy"
+        if line in extra
+        else "Shipway's serving set"
+        for line in lines
+    }
 
 
 def unsatisfied(requirements: Iterable[str]) -> list[str]:
@@ -124,7 +139,7 @@ def _applies(requirement: Requirement, extras: Sequence[str]) -> bool:
     return any(requirement.marker.evaluate({"extra": extra}) for extra in extras)
 
 
-def _name(line: str) -> str:
+def project(line: str) -> str:
     """The canonical project name of a requirement line; the line itself where it is no plain requirement."""
     try:
         return canonicalize_name(Requirement(line).name)

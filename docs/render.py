@@ -42,6 +42,8 @@ UNITS = {
     "metrics.latency.quantile": "quantile, 0 to 1",
     "shadow.min_pairs": "pairs",
     "split.min_requests": "requests",
+    "signature.certificate_chain": "files",
+    "signature.public_key": "file",
     "split.steps": "percent",
 }
 

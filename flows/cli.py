@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -97,6 +98,7 @@ def status(
 @app.command()
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the stack up afterwards.")] = False,
+    target: Annotated[str | None, typer.Option(help="Target block that runs the versions: process or docker.")] = None,
 ) -> None:
     """Carry four versions of a model of real flights to their verdicts, under live traffic. Exit code 1 when one differs."""
     with told():
@@ -105,7 +107,7 @@ def demo(
         from examples.flights.demo import run_demo
         from infra.settings import load_settings
 
-        report = run_demo(load_settings(os.environ), keep=keep, console=Console())
+        report = run_demo(load_settings(os.environ), keep=keep, target=target, console=Console())
     if report.problems:
         raise typer.Exit(1)
 
@@ -140,6 +142,45 @@ def verify(
         typer.echo(said)
     if not holds:
         raise typer.Exit(1)
+
+
+@app.command()
+def dockerfile(
+    model: Annotated[str | None, typer.Argument(help="Registered model; left out with --generic.")] = None,
+    output: Annotated[Path, typer.Option(help="Folder to write, new or empty.")] = Path("image"),
+    version: Annotated[str | None, typer.Option(help="Version; else --alias, else the champion.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Alias of the version.")] = None,
+    generic: Annotated[bool, typer.Option("--generic", help="The serving image without any model.")] = False,
+) -> None:
+    """Write the Dockerfile and the context of a version's image, for builders elsewhere."""
+    if (model is None) != generic:
+        raise typer.BadParameter("expected a MODEL, or --generic without one")
+    with told():
+        from flows.dockerfile import write_generic, write_of_stack
+        from infra.settings import load_settings
+
+        if model is None:
+            typer.echo(write_generic(output, base=load_settings(os.environ).image_base))
+        else:
+            typer.echo(write_of_stack(os.environ, model, output, version=version, alias=alias))
+
+
+@app.command()
+def sign(
+    model: Annotated[str, typer.Argument(help="Registered model.")],
+    version: Annotated[str, typer.Argument(help="Its version.")],
+    key: Annotated[Path | None, typer.Option(help="Private key (PEM, EC, not encrypted).")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="Certificate that was issued for the key (PEM).")] = None,
+    chain: Annotated[
+        list[Path] | None, typer.Option(help="Certificate between that and the trusted one (PEM); may be repeated.")
+    ] = None,
+) -> None:
+    """Sign a model version's files; the signature is kept with its MLflow run."""
+    with told():
+        from flows.sign import sign as sign_now
+        from flows.sign import signer_of
+
+        typer.echo(sign_now(os.environ, model, version, signer_of(key, certificate, chain or ())))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 
+from flows.line import every_target
 from flows.parts import OVERTAKEN, choose_servers, compose, own_gateway
 from infra.settings import StackSettings, load_settings
 from infra.stack import process
@@ -13,7 +14,7 @@ from infra.stack.home import prepare_home
 from infra.stack.secrets import ensure_secrets
 from infra.stack.state import take_lock
 from infra.stack.supervisor import Duty, Supervisor
-from infra.targets.process import ProcessTarget
+from infra.targets.interface import TransientTargetError
 
 
 def main() -> int:
@@ -38,8 +39,11 @@ def supervise(settings: StackSettings) -> None:
     process.end(process.marked(settings.root, [part.name for part in parts if part.name != "worker"]), grace=2.0)
     gateway = own_gateway(settings)
     gateway.bootstrap()
-    target = ProcessTarget(settings.deployments, segments=settings.segments)
-    target.restore()
+    target = every_target(settings, servers.mlflow)
+    try:
+        target.restore()
+    except TransientTargetError as away:  # an engine that is away; reconcile tries again
+        logging.warning("%s", away)
     supervisor = Supervisor(
         parts,
         home=settings.root,
@@ -55,7 +59,10 @@ def supervise(settings: StackSettings) -> None:
     try:
         supervisor.run()
     finally:
-        target.stop_all()
+        try:
+            target.stop_all()
+        except TransientTargetError as away:
+            logging.warning("%s", away)
         process.end(process.marked(settings.root), grace=2.0)
 
 

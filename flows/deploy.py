@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from bentos.errors import PermanentError
-from flows.line import NAMES, default_blocks
+from flows.line import default_blocks
 from flows.parts import POOL, ROOT, choose_servers, worker_environment
 from infra.settings import StackSettings, load_settings
 
@@ -29,6 +29,8 @@ def deploy(settings: StackSettings, environ: Mapping[str, str], file: Path = ROO
     sent. Raises DeployError.
     """
     import prefect
+
+    from blocks.image_registry import ImageRegistryBlock
 
     try:
         wanted = [entry["name"] for entry in yaml.safe_load(file.read_text())["deployments"]]
@@ -52,8 +54,9 @@ def deploy(settings: StackSettings, environ: Mapping[str, str], file: Path = ROO
         return present
     stamp.unlink(missing_ok=True)
     _apply(file)
-    for noun, block in blocks.items():
-        block.save(NAMES[noun], overwrite=True)
+    for (_, name), block in blocks.items():
+        block.save(name, overwrite=True)
+    ImageRegistryBlock.register_type_and_schema()  # none is saved here, but the UI offers its form
     present = _ensure_pool(job)
     missing = set(wanted) - {name.rpartition("/")[2] for name in present}
     if missing or len(present) < len(wanted):

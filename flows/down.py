@@ -10,6 +10,7 @@ from infra.settings import StackSettings
 from infra.stack import process
 from infra.stack.part import StackError
 from infra.stack.state import read_state, take_lock
+from infra.targets.interface import TransientTargetError
 
 _SUPERVISOR_SECONDS = 30.0  # it ends its parts and the model servers in this time
 
@@ -24,12 +25,14 @@ def take_down(settings: StackSettings) -> bool:
         return False
     supervised = _end_supervisor(settings)
     left = process.marked(settings.root)
-    _stop_servers(settings)
+    away = _stop_servers(settings)
     process.end(left, grace=3.0)
     survivors = process.marked(settings.root)
     if survivors:
         names = ", ".join(f"{one.pid}" for one in survivors)
         raise StackError(f"processes {names} of the stack at {settings.root} do not end; look at them with 'ps -fp'.")
+    if away:
+        raise StackError(f"the processes of the stack are ended, but containers may be left: {away}")
     return supervised or bool(left)
 
 
@@ -55,8 +58,12 @@ def _end_supervisor(settings: StackSettings) -> bool:
     raise StackError(f"the lock in {settings.stack} is still held after the supervisor was ended; who holds it?")
 
 
-def _stop_servers(settings: StackSettings) -> None:
-    """Model servers have keepers of their own and outlive a killed supervisor."""
-    from infra.targets.process import ProcessTarget
+def _stop_servers(settings: StackSettings) -> str:
+    """Model servers have keepers or an engine of their own and outlive a killed supervisor; why some could not be stopped."""
+    from flows.line import every_target
 
-    ProcessTarget(settings.deployments, segments=settings.segments).stop_all()
+    try:
+        every_target(settings).stop_all()
+    except TransientTargetError as away:
+        return str(away)
+    return ""

@@ -102,9 +102,16 @@ class Drive:
                 raise  # nothing left to decide: what failed is the way back itself
             self._decide(Outcome.ERROR, f"{step}: {error}")
         if step.do is Do.CLOSE:
-            self.teller.closed(self.line, self.release)
+            self._tell_closed()
             return self.release
         return None
+
+    def _tell_closed(self) -> None:
+        """The report of what is closed already: a store that is away costs the report, not the release."""
+        try:
+            self._patiently(lambda: self.teller.closed(self.line, self.release))
+        except ShipwayError as error:
+            self.teller.log(f"the report of {self.release.name} is not kept: {error}")
 
     def _patiently(self, call: Callable[[], T]) -> T:
         """Tries again what a part that was away for a moment failed; every step is an ensure, so that this is safe."""
@@ -137,8 +144,7 @@ class Drive:
                 said = prepare.vet_version(line, model, _version(step), policy)
                 return self._noted(said, vetted=said)
             case Do.BUILD:
-                bento = prepare.prepare(line, model, _version(step), policy).bento
-                return self._noted(f"sealed bento {bento.path.name}", built=bento.digest)
+                return self._build(_version(step))
             case Do.DEPLOY:
                 deployment = prepare.deploy(line, model, _version(step), policy)
                 return f"{deployment.name} answers at {deployment.address}"
@@ -210,6 +216,23 @@ class Drive:
             self.line.gateway.apply(plan.settled())
         except TransientGatewayError as away:
             self.teller.log(f"{away}; the next step returns to the baseline")
+
+    def _build(self, version: str) -> str:
+        from infra.images.sbom import keep_sboms
+
+        prepared = prepare.prepare(self.line, self.release.model, version, self.policy)
+        bento, image = prepared.bento, prepared.image
+        if version == self.release.candidate and prepared.version.digest != self.release.digests["model"]:
+            raise prepare.ChangedVersionError(
+                f"{prepared.version.name}: its files have the digest {prepared.version.digest}, this release was opened for"
+                f" {self.release.digests['model']}. Somebody changed the registered files: register them as a new version."
+            )
+        lock = (bento.source / "requirements.lock").read_text()
+        sboms = keep_sboms(self.scratch / "evidence" / "sbom", prepared.version, lock, image)
+        if image is None:
+            return self._noted(f"sealed bento {bento.path.name}", built=bento.digest, **sboms)
+        said = f"sealed bento {bento.path.name}, image {image.tag} ({image.size / 1e6:.0f} MB)"
+        return self._noted(said, built=bento.digest, image=image.reference, image_tag=image.tag, **sboms)
 
     def _check(self, version: str) -> str:
         from flows.check import check_version

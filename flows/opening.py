@@ -57,6 +57,14 @@ def open_release(
         time.sleep(2.0)
 
 
+def target_of(line: Line, model: str) -> str | None:
+    """The target block on which *model* was released last, None where it never was or the block is gone."""
+    for release in line.ledger.releases(model, limit=20):
+        if release.outcome == "PROMOTED" and release.facts.get("target") in line.targets:
+            return release.facts["target"]
+    return None
+
+
 def may_take_over(current: Release, flow_run_id: str, version: str) -> bool:
     """Whether a flow that wants to release *version* may go on with the open release: its own, or a dead flow's."""
     if current.candidate != version:
@@ -108,5 +116,6 @@ def _open(
         digests={"model": found.digest, "policy": policy.digest()},
         owner=owner,
     )
-    noted = {"kind": kind, "previous": aliases.get("previous", ""), **facts}
+    target = line.target_name if kind == "promote" else target_of(line, model) or line.target_name
+    noted = {"kind": kind, "previous": aliases.get("previous", ""), "target": target, **facts}
     return line.ledger.note(release, **noted)

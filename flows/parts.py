@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from infra.settings import StackSettings
+from infra.stack.databases import database_of
 from infra.stack.part import ExternalPart, Part, StackError
 from infra.stack.probes import answers, ask
 from infra.stack.secrets import Secrets
+from infra.stores.configured import s3_environment
 from infra.telemetry import telemetry_off
 
 if TYPE_CHECKING:
@@ -160,17 +162,20 @@ class _Maker:
 
     def mlflow(self, secrets: Secrets) -> Part:
         settings, folder = self.settings, self.settings.root / "mlflow"
+        database = database_of(settings, "mlflow_database")
         command = _python(
             "mlflow",
             "server",
-            f"--backend-store-uri=sqlite:///{folder / 'mlflow.db'}",
             "--serve-artifacts",
-            f"--artifacts-destination={folder / 'artifacts'}",
+            f"--artifacts-destination={settings.artifacts or folder / 'artifacts'}",
             "--workers=1",
             f"--host={settings.host}",
             f"--port={settings.mlflow_port}",
         )
         environment = {
+            # not on the command line, which everyone on the machine can read
+            "MLFLOW_BACKEND_STORE_URI": database.url if database else f"sqlite:///{folder / 'mlflow.db'}",
+            **(s3_environment(settings, self.base) if settings.artifacts is not None else {}),
             "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": secrets.fernet,
             "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
             "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",  # the receiver listens on loopback
@@ -191,7 +196,9 @@ class _Maker:
 
     def prefect(self) -> Part:
         settings, api = self.settings, self.settings.prefect_api_url
+        database = database_of(settings, "prefect_database")
         environment = {
+            **({"PREFECT_SERVER_DATABASE_CONNECTION_URL": database.url, **database.environment} if database else {}),
             "PREFECT_HOME": str(settings.root / "prefect"),
             "PREFECT_API_URL": api,
             "PREFECT_UI_API_URL": api,

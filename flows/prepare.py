@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bentos.artifact_tree import write_atomically
 from bentos.errors import PermanentError
+from bentos.policy import ImagePolicy
 from flows.world import deployed
 from infra.targets.interface import Deployment, DeploymentSpec, State
 
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from bentos.build import SealedBento
     from bentos.environment import Environment
     from bentos.model_version import ModelVersion
-    from bentos.policy import ReleasePolicy
+    from bentos.policy import ReleasePolicy, SignaturePolicy
     from flows.line import Line
+    from flows.sign import Proof
+    from infra.images.interface import Image
 
 READY_SECONDS = 120.0  # a server that does not answer this long after its start has failed
 DRAIN_SECONDS = 10.0
@@ -25,6 +28,10 @@ DRAIN_SECONDS = 10.0
 
 class VetRefusedError(PermanentError):
     """A version whose files may not be loaded; the message names every finding."""
+
+
+class ChangedVersionError(PermanentError):
+    """A registered version whose files are not those that its release was opened for."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ class Prepared:
     artifacts: Path
     environment: Environment
     bento: SealedBento
+    image: Image | None = None  # None where the target runs no images
+    image_policy: ImagePolicy = field(default_factory=ImagePolicy)
 
     @property
     def code(self) -> Path:
@@ -49,39 +58,65 @@ class Prepared:
             bento=str(self.bento.path),
             bento_digest=self.bento.digest,
             python=str(self.environment.python),
+            image=self.image.reference if self.image is not None else "",
+            model_digest=self.version.digest,
+            pulled=self.image is not None and self.image_policy.model == "pulled",
+            resolved=self.image is not None and self.image_policy.dependencies == "resolved",
         )
 
 
 def vet_version(line: Line, model: str, version: str, policy: ReleasePolicy) -> str:
-    """Scans the version's files without loading them; returns what was scanned.
+    """Checks the version's signature where the policy asks for one, then scans its files; neither loads them. Returns
+    what was found.
 
-    The same files that passed the same scanners under the same vet policy are not scanned again. Raises VetRefusedError
-    naming every finding.
+    The same files that passed the same scanners under the same vet policy, and the same signature, are not scanned
+    again; a signature is checked each time. Raises VetRefusedError naming every finding, KeyFileError and
+    SigningExtraError where the check itself cannot be made.
     """
     from bentos.vet import scanner_digest, vet
 
     found = line.registry.resolve(model, version=version)
-    key = hashlib.sha256(f"{found.digest} {policy.vet.model_dump_json()} {scanner_digest()}".encode()).hexdigest()
+    deciding = [found.digest, policy.vet.model_dump_json(), scanner_digest()]
+    signed = ""
+    if policy.signature.method != "none":
+        proof = _proven(line, found, policy.signature)
+        deciding += [policy.signature.model_dump_json(), proof.digest]
+        signed = f", {proof.who}, signature {proof.digest}"
+    key = hashlib.sha256(" ".join(deciding).encode()).hexdigest()
     kept = line.settings.root / "vets" / f"{key[:32]}.txt"
     if kept.exists():
-        return f"{found.name}: {kept.read_text()}"
+        return f"{found.name}: {kept.read_text()}{signed}"
     report = vet(line.registry.fetch(found), policy.vet)
     if not report.passed:
         raise VetRefusedError(f"vet refused {found.name}: {report.reason}")
     said = f"{found.flavor}, {found.digest[:19]}, passed {', '.join(report.scanners)}"
     write_atomically(kept, said)
-    return f"{found.name}: {said}"
+    return f"{found.name}: {said}{signed}"
+
+
+def _proven(line: Line, found: ModelVersion, policy: SignaturePolicy) -> Proof:
+    """The signature of the version, which holds; what speaks against the version itself refuses it."""
+    from bentos.signing import BadSignatureError, ChangedError, UnsignedError, WrongSignerError
+    from flows.sign import check_signature
+
+    try:
+        return check_signature(line.registry, line.ledger.runs, found, policy)
+    except (UnsignedError, ChangedError, WrongSignerError, BadSignatureError) as refused:
+        raise VetRefusedError(f"vet refused {found.name}: {refused}") from refused
 
 
 def prepare(line: Line, model: str, version: str, policy: ReleasePolicy) -> Prepared:
-    """The sealed bento of a version and its environment; both are made unless they are there."""
+    """The sealed bento of a version, its environment, and its image where the target runs images; each is made unless
+    it is there."""
     from bentos.build import build
 
     found = line.registry.resolve(model, version=version)
     artifacts = line.registry.fetch(found)
-    lock = line.environments.lock_for(found, policy.build)
+    lock = line.environments.lock_for(found, policy.build, hashed=line.images is not None)
     environment = line.environments.ensure(lock)
-    return Prepared(found, artifacts, environment, build(found, artifacts, policy.build, lock, line.settings.bentos))
+    bento = build(found, artifacts, policy.build, lock, line.settings.bentos)
+    image = line.images.ensure(bento, found, policy.image) if line.images is not None else None
+    return Prepared(found, artifacts, environment, bento, image, policy.image)
 
 
 def deploy(line: Line, model: str, version: str, policy: ReleasePolicy) -> Deployment:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prefect import flow, get_run_logger, runtime
+from prefect.client.schemas.objects import State
 
 
 def _run_name() -> str:
@@ -16,8 +17,8 @@ def promote_model(
     version: int | str | None = None,
     alias: str | None = None,
     policy: str | None = None,
-    target: str = "process",
-) -> str:
+    target: str | None = None,
+) -> State[str]:
     """Carries a registered version to a verdict on live traffic, promotes it or returns to the baseline, and records why.
 
     Args:
@@ -25,12 +26,13 @@ def promote_model(
         version: Version to release; give this or alias.
         alias: Alias of the version to release, for example challenger.
         policy: Name of a release policy block; empty: the model's own block, its YAML file, or the documented default.
-        target: Name of the target block that runs the versions.
+        target: Name of the target block that runs the version; empty: the one that SHIPWAY_TARGET names (process).
     """
     from flows.drive import Drive
     from flows.line import open_line, policy_of
     from flows.opening import open_release
     from flows.prefect_teller import as_task, prefect_teller
+    from flows.tell import ended
 
     line = open_line(target)
     rules, source = policy_of(line.settings, model, policy)
@@ -52,5 +54,5 @@ def promote_model(
         flow_run_id=str(runtime.flow_run.id),
         log=get_run_logger().info,
     )
-    closed = Drive(line, release, line.ledger.policy(release), prefect_teller()).run()
-    return f"{closed.outcome}: {closed.reason}"
+    closed = Drive(line.on(release.facts.get("target")), release, line.ledger.policy(release), prefect_teller()).run()
+    return ended(closed.outcome, closed.reason)

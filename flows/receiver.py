@@ -11,6 +11,7 @@ from infra.labels import LabelLog
 from infra.receiver import create_app
 from infra.settings import load_settings
 from infra.stack.secrets import ensure_secrets
+from infra.stores.configured import report_store
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
     app = create_app(
         runs=PrefectRuns(servers.prefect_api, servers.mlflow),
         secret=ensure_secrets(settings.stack).webhook,
-        reports=settings.reports,
+        reports=report_store(settings),
         labels=LabelLog(settings.labels),
     )
     uvicorn.run(

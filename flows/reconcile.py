@@ -17,18 +17,17 @@ MOST_STEPS = 50  # a model that needs more steps than this is left for the next 
 
 
 @flow(name="reconcile", flow_run_name="reconcile", persist_result=False)
-def reconcile(model: str | None = None, target: str = "process") -> dict[str, str]:
+def reconcile(model: str | None = None) -> dict[str, str]:
     """Restores what a dead flow left, follows or puts back what a hand moved, starts what webhooks missed.
 
     Args:
         model: Only this registered model; empty: every model of the registry.
-        target: Name of the target block that runs the versions.
     """
     from bentos.errors import ShipwayError
     from flows.line import open_line
 
     log = get_run_logger()
-    line = open_line(target)
+    line = open_line()
     mark_dead_runs(line)
     said: dict[str, str] = {}
     failed = []
@@ -59,12 +58,13 @@ def settle(line: Line, model: str) -> str:
     """Brings one model to rest; returns what was done, or why nothing was."""
     from flows.drive import Drive
     from flows.line import policy_of
-    from flows.opening import open_release
+    from flows.opening import open_release, target_of
     from flows.prefect_teller import prefect_teller
     from flows.release import Do, next_step
     from flows.world import evidence_of, observe
 
     did: list[str] = []
+    line = line.on(target_of(line, model))
     rules, source = policy_of(line.settings, model, None)
     for _ in range(MOST_STEPS):
         world, release = observe(line, model)
@@ -72,7 +72,7 @@ def settle(line: Line, model: str) -> str:
             taken = take_over(line, release)
             if taken is None:
                 return "; ".join([*did, f"release {release.name} is under way"])
-            closed = Drive(line, taken, line.ledger.policy(taken), prefect_teller()).run()
+            closed = Drive(line.on(taken.facts.get("target")), taken, line.ledger.policy(taken), prefect_teller()).run()
             did.append(f"{closed.name} {closed.outcome}: {closed.reason}")
             continue
         step = next_step(world, rules, evidence_of(release) if release else {})
@@ -89,7 +89,7 @@ def settle(line: Line, model: str) -> str:
                 policy_source=source,
                 flow_run_id=str(runtime.flow_run.id),
             )
-            closed = Drive(line, opened, rules, prefect_teller()).run()
+            closed = Drive(line.on(opened.facts.get("target")), opened, rules, prefect_teller()).run()
             did.append(f"{step.why}: {closed.name} {closed.outcome}: {closed.reason}")
             continue
         did.append(restore(line, model, step, rules))

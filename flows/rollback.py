@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 
 from prefect import flow, get_run_logger, runtime
+from prefect.client.schemas.objects import State
 
 
 @flow(name="rollback-model", flow_run_name="roll back {model}", persist_result=False)
-def rollback_model(model: str, reason: str = "asked for", target: str = "process") -> str:
+def rollback_model(model: str, reason: str = "asked for") -> State[str]:
     """Returns a model to its previous version: routes first, then the alias.
 
     A release under way is ended in its baseline instead, at whatever step it is.
@@ -16,15 +17,15 @@ def rollback_model(model: str, reason: str = "asked for", target: str = "process
     Args:
         model: Name of the registered model.
         reason: Why; kept in the release record.
-        target: Name of the target block that runs the versions.
     """
     from flows.drive import Drive
     from flows.line import open_line, policy_of
     from flows.opening import NothingToDoError, open_release
     from flows.owner import this_owner
     from flows.prefect_teller import prefect_teller
+    from flows.tell import ended
 
-    line = open_line(target)
+    line = open_line()
     flow_run_id = str(runtime.flow_run.id)
     decided = {"decided_at": repr(time.time()), "reason": reason}
     current = line.ledger.current(model)
@@ -65,5 +66,5 @@ def rollback_model(model: str, reason: str = "asked for", target: str = "process
             flow_run_id=flow_run_id,
             facts={"decision": "PROMOTE", "vetted": "released before", **decided},
         )
-    closed = Drive(line, release, rules, prefect_teller()).run()
-    return f"{closed.outcome}: {closed.reason}"
+    closed = Drive(line.on(release.facts.get("target")), release, rules, prefect_teller()).run()
+    return ended(closed.outcome, closed.reason)

@@ -98,9 +98,9 @@ def _plans(settings: StackSettings, _: Servers) -> dict[str, Any]:
 
 
 def _deployments(settings: StackSettings, _: Servers) -> list[dict[str, Any]]:
-    from infra.targets.process import ProcessTarget
+    from flows.line import every_target
 
-    found = ProcessTarget(settings.deployments, segments=settings.segments).list()
+    found = every_target(settings).list()
     return [{**asdict(each), "state": each.state.value, "address": str(each.address)} for each in found]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -16,6 +16,9 @@ from prefect.artifacts import (
 )
 
 from monitoring.interface import Verdict
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
 
 
 def key(*parts: str) -> str:
@@ -59,3 +62,17 @@ def tell_record(model: str, version: str, markdown: str, links: Mapping[str, str
     create_markdown_artifact(markdown, key=key(model, version, "record"), description=f"Release of {model}/{version}")
     for name, url in links.items():
         create_link_artifact(url, link_text=name, key=key(model, version, name))
+
+
+def ended(outcome: str, reason: str) -> State[Any]:
+    """The state a release's flow run ends in, so that the UI's lists say what came of it.
+
+    ERROR is a failed run: its automations fire. The other outcomes are what the run was asked to find out.
+    """
+    from prefect.states import Completed, Failed
+
+    said = f"{outcome}: {reason}"
+    if outcome == "ERROR":
+        return Failed(message=said)
+    names = {"PROMOTED": "Promoted", "ROLLED_BACK": "RolledBack", "INCONCLUSIVE": "Inconclusive"}
+    return Completed(name=names[outcome], message=said, data=said)

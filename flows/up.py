@@ -18,6 +18,7 @@ from infra.stack.part import PartState, PartStatus, StackError
 from infra.stack.ports import check_ports
 from infra.stack.secrets import ensure_secrets
 from infra.stack.state import StackState, read_state, take_lock
+from infra.stack.stores import check_stores
 
 MAX_FAILURES = 3  # ends of one part before `up` gives up
 _POLL_SECONDS = 0.1
@@ -46,6 +47,7 @@ def bring_up(settings: StackSettings, watch: Watch = lambda _: None) -> tuple[St
         parts = compose(settings, servers, ensure_secrets(settings.stack))
         process.end(process.marked(settings.root, [part.name for part in parts if part.name != "worker"]), grace=2.0)
         check_ports(parts, settings.host)
+        check_stores(settings, own_mlflow=servers.own_mlflow, own_prefect=servers.own_prefect)
         (settings.stack / "state.json").unlink(missing_ok=True)
     daemon = _detach(settings, servers)
     try:

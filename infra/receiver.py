@@ -16,11 +16,14 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from infra.labels import LabelError, LabelLog, LabelLogError, parse_labels
 from infra.runs import RunRefusedError, Runs, RunsUnavailable
+from infra.stores.folder import FolderStore
+from infra.stores.interface import Store
+from infra.stores.serve import StoredFiles
 from infra.webhooks import PATH, ForgedWebhookError, StaleWebhookError, verify
 
 log = logging.getLogger(__name__)
@@ -77,7 +80,7 @@ class _Seen:
 
 
 def create_app(
-    *, runs: Runs, secret: str, reports: Path, labels: LabelLog, clock: Callable[[], float] = time.time
+    *, runs: Runs, secret: str, reports: Path | Store, labels: LabelLog, clock: Callable[[], float] = time.time
 ) -> Starlette:
     """The receiver's app. *secret* signs the webhooks, *reports* is served read-only, *clock* gives unix seconds."""
     outcomes = Outcomes()
@@ -89,10 +92,16 @@ def create_app(
             Route("/healthz", _healthz),
             Route("/stats", _stats(outcomes)),
             Route("/metrics", _metrics(outcomes)),
-            Mount("/reports", StaticFiles(directory=reports, html=True, check_dir=False)),
+            _reports(reports.folder if isinstance(reports, FolderStore) else reports),
         ],
         exception_handlers={HTTPException: _http_error},
     )
+
+
+def _reports(reports: Path | Store) -> BaseRoute:
+    if isinstance(reports, Path):
+        return Mount("/reports", StaticFiles(directory=reports, html=True, check_dir=False))
+    return Route("/reports/{key:path}", StoredFiles(reports).answer)
 
 
 async def read_body(request: Request, limit: int) -> bytes:

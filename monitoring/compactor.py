@@ -2,6 +2,7 @@
 
 One pass is idempotent and may be killed anywhere: a segment's Parquet files have names made from its own, appear by one
 rename, and the segment is deleted only when they are there and its grace is over, because release readers tail segments.
+Where SHIPWAY_STORE names a bucket, Parquet files move there, each deleted here once it is there whole.
 Run it as ``python -m monitoring.compactor --home .shipway --retention-days 30``; SIGTERM ends it after the file at hand.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import threading
 import time
@@ -20,11 +22,16 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from bentos.segments import Record, abandoned, scan_segment, segments
+from infra.settings import load_settings
+from infra.stores.configured import log_store
+from infra.stores.interface import Store, StoreError
+from monitoring.uploads import drop_stored_days, upload
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 DAY_SECONDS = 86_400.0
+SWEEP_SECONDS = 3600.0  # between two listings of a store for its retention: each costs a request per thousand files
 DONE = ".compacted"  # an empty file beside a segment whose Parquet files are all there
 
 log = logging.getLogger("shipway.compactor")
@@ -32,13 +39,16 @@ log = logging.getLogger("shipway.compactor")
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass did: segments compacted, records in them, segments, day folders and label files deleted."""
+    """What one pass did: segments compacted, records in them, segments, day folders and label files deleted, Parquet
+    files uploaded, and those that wait for their upload."""
 
     compacted: int = 0
     records: int = 0
     segments_deleted: int = 0
     days_deleted: int = 0
     labels_deleted: int = 0
+    uploaded: int = 0
+    waiting: int = 0
 
 
 def compact(
@@ -48,10 +58,12 @@ def compact(
     keep_segments_seconds: float = 3600.0,
     now: float | None = None,
     stopping: Callable[[], bool] = lambda: False,
+    store: Store | None = None,
 ) -> Pass:
     """One pass over the prediction log at *predictions* (its folders segments/, parquet/ and labels/).
 
-    *now* is unix seconds. Raises OSError where the folder cannot be written: nothing is deleted before it was compacted.
+    *now* is unix seconds. With a *store* the Parquet files move there. Raises OSError where the folder cannot be written:
+    nothing is deleted before it was compacted. A store that takes nothing raises nothing; the files wait.
     """
     now = time.time() if now is None else now
     compacted = records = deleted = 0
@@ -69,8 +81,10 @@ def compact(
                 path.with_suffix(".seg").unlink(missing_ok=True)
                 done.unlink(missing_ok=True)
                 deleted += 1
+    uploaded, waiting = upload(predictions / "parquet", store) if store is not None else (0, 0)
     oldest = now - retention_days * DAY_SECONDS
-    return Pass(compacted, records, deleted, _drop_days(predictions, oldest), _drop_labels(predictions, oldest))
+    days, labels = _drop_days(predictions, oldest), _drop_labels(predictions, oldest)
+    return Pass(compacted, records, deleted, days, labels, uploaded, waiting)
 
 
 def _touched(path: Path) -> float:
@@ -125,10 +139,14 @@ def _table(records: Sequence[Record]) -> pa.Table:
     return pa.table(columns)
 
 
+def _last_day(oldest: float) -> date:
+    """The last day that ended before *oldest* (unix seconds)."""
+    return datetime.fromtimestamp(oldest, UTC).date() - timedelta(days=1)
+
+
 def _drop_days(predictions: Path, oldest: float) -> int:
     """Deletes day folders that ended before *oldest* (unix seconds)."""
-    last = datetime.fromtimestamp(oldest, UTC).date() - timedelta(days=1)
-    deleted = 0
+    last, deleted = _last_day(oldest), 0
     for folder in (predictions / "parquet").glob("model=*/version=*/day=*"):
         if date.fromisoformat(folder.name.removeprefix("day=")) > last:
             continue
@@ -147,9 +165,16 @@ def _drop_labels(predictions: Path, oldest: float) -> int:
 
 
 def run(
-    predictions: Path, *, retention_days: float, keep_segments_seconds: float, period: float, stop: threading.Event
+    predictions: Path,
+    *,
+    retention_days: float,
+    keep_segments_seconds: float,
+    period: float,
+    stop: threading.Event,
+    store: Store | None = None,
 ) -> None:
     """A pass every *period* seconds until *stop*; a pass that fails is logged and tried again."""
+    next_sweep = 0.0
     while not stop.is_set():
         try:
             done = compact(
@@ -157,9 +182,17 @@ def run(
                 retention_days=retention_days,
                 keep_segments_seconds=keep_segments_seconds,
                 stopping=stop.is_set,
+                store=store,
             )
             if done != Pass():
                 log.info("%s", done)
+            if store is not None and time.monotonic() >= next_sweep:
+                dropped = drop_stored_days(store, _last_day(time.time() - retention_days * DAY_SECONDS))
+                next_sweep = time.monotonic() + SWEEP_SECONDS
+                if dropped:
+                    log.info("%d days deleted in %s", dropped, store)
+        except StoreError as error:
+            log.warning("the retention of %s waits: %s", store, error)
         except OSError:
             log.exception("the prediction log at %s cannot be compacted now; trying again", predictions)
         stop.wait(period)
@@ -187,6 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         keep_segments_seconds=chosen.keep_segments_seconds,
         period=chosen.period,
         stop=stop,
+        store=log_store(load_settings(os.environ)),
     )
 
 

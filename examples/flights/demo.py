@@ -165,8 +165,10 @@ def verdict_of(release: Release) -> str:
     return VERDICTS.get(release.outcome, release.outcome)
 
 
-def run_demo(settings: StackSettings, *, keep: bool, console: Console) -> DemoReport:
+def run_demo(settings: StackSettings, *, keep: bool, console: Console, target: str | None = None) -> DemoReport:
     """Runs the whole demo in ``settings.home`` and writes its report into ``<home>/demo``.
+
+    *target* names the target block that runs the versions; None: the one that the settings name.
 
     The stack is brought up and, unless *keep*, taken down again whatever happens. Raises DemoError where the folder
     already has a stack or a model of that name, and whatever a flow run or the stack fails with.
@@ -177,7 +179,7 @@ def run_demo(settings: StackSettings, *, keep: bool, console: Console) -> DemoRe
     from infra.telemetry import telemetry_off
 
     started = time.time()
-    settings = settings.model_copy(update={"policies": POLICIES})
+    settings = settings.model_copy(update={"policies": POLICIES, "target": target or settings.target})
     os.environ.update(telemetry_off())
     clear_home(settings)
     servers = choose_servers(settings, os.environ)

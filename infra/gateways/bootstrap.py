@@ -1,12 +1,14 @@
-"""Renders Envoy's bootstrap: the listener, the admin port and where the xDS files lie. Pure."""
+"""Renders Envoy's bootstrap: the listener, the admin port and where the xDS files lie."""
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from infra.gateways.clusters import TYPE
+from infra.gateways.interface import PermanentGatewayError
 from infra.gateways.routes import ROUTES_NAME
 
 MAX_DOWNSTREAM_CONNECTIONS = 8192
@@ -16,7 +18,11 @@ FORGED = ("x-shipway-", "x-envoy-")  # headers that only the gateway may set; a 
 
 @dataclass(frozen=True)
 class Listen:
-    """Addresses and files of one gateway. ``tracing`` is ``host:port`` of an OTLP/gRPC collector, None: no tracing."""
+    """Addresses and files of one gateway. ``tracing`` is ``host:port`` of an OTLP/gRPC collector, None: no tracing.
+
+    ``admin_host`` may be a name of this machine: in a container the one that only the stack's own network knows, so that
+    model servers in another network do not reach the admin port.
+    """
 
     host: str
     port: int
@@ -24,6 +30,7 @@ class Listen:
     clusters_file: Path
     routes_file: Path
     tracing: str | None = None
+    admin_host: str = "127.0.0.1"
 
 
 def bootstrap(listen: Listen) -> dict[str, Any]:
@@ -31,7 +38,7 @@ def bootstrap(listen: Listen) -> dict[str, Any]:
     clusters = [_collector(listen.tracing)] if listen.tracing else []
     return {
         "node": {"id": "shipway", "cluster": "shipway"},
-        "admin": {"address": _socket("127.0.0.1", listen.admin_port)},
+        "admin": {"address": _socket(address_of(listen.admin_host), listen.admin_port)},
         "dynamic_resources": {"cds_config": _from_file(listen.clusters_file)},
         "static_resources": {"listeners": [_listener(listen)], "clusters": clusters},
         "layered_runtime": {
@@ -53,6 +60,16 @@ def bootstrap(listen: Listen) -> dict[str, Any]:
             ]
         },
     }
+
+
+def address_of(host: str) -> str:
+    """The IPv4 address of *host*: Envoy listens on addresses alone. Raises PermanentGatewayError for an unknown name."""
+    try:
+        return socket.gethostbyname(host)
+    except OSError as error:
+        raise PermanentGatewayError(
+            f"the gateway's admin host {host!r} is not known here: {error}. Expected a name or an address of this machine."
+        ) from error
 
 
 def _listener(listen: Listen) -> dict[str, Any]:

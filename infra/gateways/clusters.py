@@ -14,6 +14,7 @@ hence the stream duration of ~live.) Routes and clusters of one arm never change
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 from infra.targets.interface import Address
@@ -88,7 +89,7 @@ def _server(name: str, address: Address, plan: TrafficPlan, options: dict[str, A
     return {
         "@type": CLUSTER_TYPE,
         "name": name,
-        "type": "STATIC",
+        **_discovery(address),
         "connect_timeout": "1s",
         "load_assignment": {
             "cluster_name": name,
@@ -186,6 +187,32 @@ def _breakers(plan: TrafficPlan) -> dict[str, Any]:
             }
         ]
     }
+
+
+def _discovery(address: Address) -> dict[str, Any]:
+    """How Envoy finds the server: a socket or an address as it stands; a name is asked for again every second, because a
+    container that was started again may have another address."""
+    if address.host is None or _is_ip(address.host):
+        return {"type": "STATIC"}
+    return {
+        "cluster_type": {
+            "name": "envoy.cluster.dns",
+            "typed_config": {
+                "@type": TYPE + "extensions.clusters.dns.v3.DnsCluster",
+                "dns_lookup_family": "V4_PREFERRED",
+                "dns_refresh_rate": "1s",
+                "dns_failure_refresh_rate": {"base_interval": "0.200s", "max_interval": "1s"},
+            },
+        }
+    }
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _address(address: Address) -> dict[str, Any]:

@@ -7,12 +7,13 @@ import tempfile
 
 from infra.settings import StackSettings
 from infra.stack.part import StackError
+from infra.stack.secrets import keep_given
 
 _PROBE_BYTES = 256 * 1024
 
 
 def prepare_home(settings: StackSettings) -> None:
-    """Makes the folders of the stack and proves that they can be written.
+    """Makes the folders of the stack, proves that they can be written, and keeps the secrets that were given as values.
 
     Raises StackError naming the folder and what is wrong with it: read-only, full, not a folder.
     """
@@ -39,6 +40,7 @@ def prepare_home(settings: StackSettings) -> None:
                     probe.write(b"\0" * _PROBE_BYTES)
                     probe.flush()
                     os.fsync(probe.fileno())
+        keep_given(settings)
     except OSError as error:
         raise StackError(
             f"the state folder {folder} cannot be used: {error.strerror or error}. Free space or make it writable, or "

@@ -9,6 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra.settings import SECRETS, StackSettings
 from infra.stack.part import StackError
 
 
@@ -40,6 +41,23 @@ def ensure_secrets(folder: Path) -> Secrets:
             f"{path} cannot be read as the stack's secrets ({error!r}). Restore it, or delete it and the webhook "
             f"'shipway' in MLflow: 'shipway up' makes both anew."
         ) from error
+
+
+def keep_given(settings: StackSettings) -> None:
+    """Writes the secrets that were given as values into files of their owner alone, where the parts and flow runs read them.
+
+    Raises OSError.
+    """
+    folder = settings.given_secrets
+    folder.mkdir(mode=0o700, exist_ok=True)
+    for name in SECRETS:
+        value = getattr(settings, name)
+        if value is None or value.get_secret_value() == settings.reference(name):
+            continue
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".given-")
+        with os.fdopen(handle, "w") as file:
+            file.write(value.get_secret_value())
+        Path(temporary).replace(folder / name)
 
 
 def _write(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -53,11 +54,18 @@ class DeploymentSpec:
     bento_digest: str
     python: str  # absolute path of the interpreter of the model's environment
     environment: Mapping[str, str] = field(default_factory=dict)  # extra environment variables of the server
+    image: str = ""  # for targets that run containers: `sha256:…` of a local image, or `repository@sha256:…`
+    model_digest: str = ""  # digest of the artifact tree; what a container that pulls its model checks it against
+    pulled: bool = False  # the image is without the model: its container fetches it
+    resolved: bool = False  # the image is without the model's environment: its container makes it
 
     @property
     def name(self) -> str:
-        """Named by content: model, version and the first eight characters of the bento's digest."""
-        return f"{self.model}-{self.version}-{self.bento_digest.removeprefix('sha256:')[:8]}"
+        """Named by content: model, version and eight characters of the digest of the bento, or of bento and image."""
+        digest = self.bento_digest.removeprefix("sha256:")
+        if self.image:
+            digest = hashlib.sha256(f"{self.bento_digest} {self.image}".encode()).hexdigest()
+        return f"{self.model}-{self.version}-{digest[:8]}"
 
 
 @dataclass(frozen=True)
@@ -99,4 +107,12 @@ class Target(Protocol):
 
     def logs(self, name: str, lines: int = 100) -> str:
         """The last *lines* lines the deployment wrote."""
+        ...
+
+    def restore(self) -> Sequence[Deployment]:
+        """Starts every deployment that should run and does not; gives those it started."""
+        ...
+
+    def stop_all(self, timeout: float = 10.0) -> None:
+        """Stops every server, letting requests finish for *timeout* seconds in all; ``restore`` starts them again."""
         ...

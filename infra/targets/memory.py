@@ -22,6 +22,7 @@ class MemoryTarget:
         self._deployments: dict[str, Deployment] = {}
         self._specs: dict[str, DeploymentSpec] = {}
         self._never_ready: dict[str, str | None] = {}
+        self._stopped: set[str] = set()
 
     def make_failing(self, name: str, reason: str) -> None:
         """Lets *name* fail with *reason* when it is next waited for, and now if it exists."""
@@ -49,6 +50,7 @@ class MemoryTarget:
                 raise PermanentTargetError(f"deployment {spec.name} runs from another spec. Remove it first.")
             return known
         address = Address(uds=f"/memory/{spec.name}.sock")
+        self._stopped.discard(spec.name)
         self._specs[spec.name] = spec
         self._deployments[spec.name] = Deployment(
             spec.name, spec.model, spec.version, spec.bento_digest, address, State.STARTING
@@ -80,6 +82,7 @@ class MemoryTarget:
         """Forgets the deployment."""
         self._deployments.pop(name, None)
         self._specs.pop(name, None)
+        self._stopped.discard(name)
 
     def list(self) -> Sequence[Deployment]:
         """Every deployment, by name."""
@@ -88,3 +91,18 @@ class MemoryTarget:
     def logs(self, name: str, lines: int = 100) -> str:
         """Nothing: no process writes here."""
         return ""
+
+    def restore(self) -> Sequence[Deployment]:
+        """What ``stop_all`` stopped is STARTING again."""
+        stopped = [name for name in sorted(self._deployments) if name in self._stopped]
+        for name in stopped:
+            self._deployments[name] = replace(self._deployments[name], state=State.STARTING, reason="")
+        self._stopped.clear()
+        return [self._deployments[name] for name in stopped]
+
+    def stop_all(self, timeout: float = 10.0) -> None:
+        """Every deployment that runs is FAILED until it is restored or ensured again."""
+        for name, deployment in self._deployments.items():
+            if deployment.state in (State.STARTING, State.READY):
+                self._deployments[name] = replace(deployment, state=State.FAILED, reason="stopped; restore() starts it")
+                self._stopped.add(name)

@@ -16,9 +16,13 @@ from blocks.gateway import GatewayBlock
 from blocks.interface import BlockError, load_strict
 from blocks.policy import PolicyBlock
 from blocks.registry import RegistryBlock
-from blocks.store import StoreBlock, StoreError
+from blocks.store import StoreBlock
 from blocks.target import TargetBlock
 from infra.gateways.envoy import EnvoyGateway
+from infra.settings import load_settings
+from infra.stores.folder import FolderStore
+from infra.stores.interface import StoreError
+from infra.stores.s3 import S3Store
 from infra.targets.process import ProcessTarget
 
 
@@ -75,6 +79,38 @@ def test_the_store_keeps_copies_and_stays_in_its_folder(tmp_path: Path) -> None:
     source = tmp_path / "report.html"
     source.write_text("whole")
     store = StoreBlock(folder=tmp_path / "store")
-    assert store.put("flights/run/report.html", source).read_text() == "whole"
+    assert Path(store.put("flights/run/report.html", source)).read_text() == "whole"
     with pytest.raises(StoreError, match="leads outside"):
         store.put("../report.html", source)
+    assert isinstance(store.client(), FolderStore)
+
+
+def test_the_store_may_be_a_bucket_whose_keys_lie_in_files(tmp_path: Path) -> None:
+    values = {"SHIPWAY_HOME": str(tmp_path), "SHIPWAY_STORE": "s3://ships/one", "SHIPWAY_S3_ENDPOINT": "http://s3:9000"}
+    assert StoreBlock.of_reports(load_settings({"SHIPWAY_HOME": str(tmp_path)})).folder == tmp_path / "reports"
+    (tmp_path / "key").write_text("s3cret\n")
+    keys = {"SHIPWAY_S3_ACCESS_KEY": f"file:{tmp_path}/key", "SHIPWAY_S3_SECRET_KEY_FILE": f"{tmp_path}/key"}
+    block = StoreBlock.of_reports(load_settings({**values, **keys}))
+    assert block.secret_key is not None and block.secret_key.get_secret_value() == f"file:{tmp_path}/key"
+    document = block.model_dump(mode="json", context={"include_secrets": True})
+    found = load_strict(StoreBlock, "local", stored(**{name: document[name] for name in StoreBlock.model_fields}))
+    assert found is not None
+    store = found.client()
+    assert isinstance(store, S3Store) and str(store) == "s3://ships/one/reports"
+    assert store.access.endpoint == "http://s3:9000"
+    assert store.access.secret_key is not None and store.access.secret_key.get_secret_value() == "s3cret"
+    assert "s3cret" not in f"{found!r} {store.access!r}"
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"kind": "s3"}, "kind s3 needs url"),
+        ({"kind": "s3", "url": "https://bucket"}, "kind s3 needs url"),
+        ({"kind": "folder"}, "kind folder needs folder"),
+        ({"kind": "s3", "url": "s3://b", "access_key": "a"}, "one is set without the other"),
+    ],
+)
+def test_a_store_that_does_not_say_where_is_refused(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(BlockError, match=f"(?s)shipway-store/local cannot be used.*{says}"):
+        load_strict(StoreBlock, "local", stored(**values))

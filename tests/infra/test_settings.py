@@ -56,3 +56,57 @@ def test_any_host_is_reached_by_loopback():
 def test_every_setting_has_a_variable_and_a_description():
     assert len(variables()) == len(StackSettings.model_fields)
     assert all(field.description for field in StackSettings.model_fields.values())
+
+
+def test_a_secret_is_never_shown_and_given_on_by_its_file(tmp_path):
+    settings = load_settings({"SHIPWAY_HOME": str(tmp_path), "SHIPWAY_MLFLOW_DATABASE": "postgresql://u:s3cret@h/d"})
+    assert settings.secret("mlflow_database") == "postgresql://u:s3cret@h/d"
+    assert settings.secret("prefect_database") is None
+    given = settings.environment()
+    assert given["SHIPWAY_MLFLOW_DATABASE"] == f"file:{tmp_path}/stack/given/mlflow_database"
+    assert "s3cret" not in f"{settings!r} {settings} {settings.model_dump_json()} {given}"
+
+
+def test_a_secret_may_be_given_by_a_file_in_two_ways(tmp_path, monkeypatch):
+    (tmp_path / "url").write_text("postgresql://u:s3cret@h/d\n")
+    monkeypatch.chdir(tmp_path)
+    name = "SHIPWAY_MLFLOW_DATABASE"
+    for environ in ({f"{name}_FILE": str(tmp_path / "url")}, {f"{name}_FILE": "url"}, {name: "file:url"}):
+        settings = load_settings(environ)
+        assert settings.secret("mlflow_database") == "postgresql://u:s3cret@h/d"
+        assert settings.environment()[name] == f"file:{tmp_path}/url"
+    both = {**load_settings({f"{name}_FILE": "url"}).environment(), f"{name}_FILE": "url"}  # as a part inherits them
+    assert load_settings(both).secret("mlflow_database") == "postgresql://u:s3cret@h/d"
+    with pytest.raises(SettingsError, match=f"{name} and {name}_FILE are both set and differ") as told:
+        load_settings({name: "postgresql://u:s3cret@h/d", f"{name}_FILE": "url"})
+    assert "s3cret" not in str(told.value)
+
+
+@pytest.mark.parametrize(("content", "says"), [(None, "cannot be read"), (b"\n", "is empty"), (b"\xff", "no text")])
+def test_a_file_without_a_secret_is_named(tmp_path, content, says):
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+    settings = load_settings({"SHIPWAY_S3_SECRET_KEY_FILE": str(tmp_path / "key")})
+    with pytest.raises(SettingsError, match=rf"SHIPWAY_S3_SECRET_KEY: the file {tmp_path}/key .*{says}"):
+        settings.secret("s3_secret_key")
+
+
+def test_only_secrets_have_a_file_variable():
+    with pytest.raises(SettingsError, match="SHIPWAY_POLICIES_FILE: no such setting"):
+        load_settings({"SHIPWAY_POLICIES_FILE": "x"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SHIPWAY_STORE", "/a/folder"),
+        ("SHIPWAY_STORE", "s3://B"),
+        ("SHIPWAY_ARTIFACTS", "gs://bucket/a"),
+        ("SHIPWAY_ARTIFACTS", "s3://bucket/a?b"),
+        ("SHIPWAY_S3_ENDPOINT", "s3.example:9000"),
+        ("SHIPWAY_S3_ENDPOINT", "http://key:secret@s3:9000"),
+    ],
+)
+def test_what_is_no_bucket_or_endpoint_is_refused(name, value):
+    with pytest.raises(SettingsError, match=f"^{name}: "):
+        load_settings({name: value})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.settings import StackSettings
+from infra.settings import StackSettings, load_settings
 from infra.stack.home import prepare_home
 from infra.stack.part import StackError
 from infra.stack.secrets import ensure_secrets
@@ -58,3 +58,17 @@ def test_broken_secrets_are_named_not_replaced(tmp_path):
     with pytest.raises(StackError, match=r"secrets\.json cannot be read"):
         ensure_secrets(tmp_path)
     assert (tmp_path / "secrets.json").read_text() == "{}"
+
+
+def test_secrets_given_as_values_are_kept_in_files_of_their_owner(tmp_path):
+    values = {"SHIPWAY_HOME": str(tmp_path), "SHIPWAY_S3_SECRET_KEY": "s3cret"}
+    for text in ("s3cret", "renewed"):
+        settings = load_settings({**values, "SHIPWAY_S3_SECRET_KEY": text})
+        prepare_home(settings)
+        (path,) = settings.given_secrets.iterdir()
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert settings.given_secrets.stat().st_mode & 0o777 == 0o700
+        given = load_settings(settings.environment())
+        assert (given.secret("s3_secret_key"), given.environment()) == (text, settings.environment())
+        prepare_home(given)  # as the supervisor does
+        assert given.secret("s3_secret_key") == text

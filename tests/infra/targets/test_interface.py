@@ -1,4 +1,4 @@
-"""What every target must do, shown on the real one and on the fake."""
+"""What every target must do, shown on the real ones and on the fake."""
 
 from dataclasses import replace
 
@@ -6,11 +6,30 @@ import pytest
 
 from infra.targets.interface import PermanentTargetError, State
 from infra.targets.memory import MemoryTarget
+from infra.targets.several import SeveralTargets
 
 
-@pytest.fixture(params=["memory", "process"])
-def target(request):
-    return MemoryTarget() if request.param == "memory" else request.getfixturevalue("make_target")()
+@pytest.fixture(params=["memory", "process", "docker", "several"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def target(kind, request):
+    match kind:
+        case "memory":
+            return MemoryTarget()
+        case "process":
+            return request.getfixturevalue("make_target")()
+        case "docker":
+            return request.getfixturevalue("make_docker_target")()
+    processes = request.getfixturevalue("make_target")()
+    return SeveralTargets({"memory": MemoryTarget(), "process": processes}, "process")
+
+
+@pytest.fixture
+def spec_of(kind, spec_of, request):
+    return request.getfixturevalue("container_spec_of") if kind == "docker" else spec_of
 
 
 def test_a_deployment_becomes_ready_and_is_listed_once(target, spec_of):

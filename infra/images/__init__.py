@@ -1,0 +1,1 @@
+"""Images: a sealed bento as an OCI image, built once, named by everything that determines it."""

@@ -1,0 +1,77 @@
+"""The files of a store over HTTP, read-only and streamed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from email.utils import formatdate
+
+from anyio.to_thread import run_sync
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+from infra.stores.interface import (
+    MissingFileError,
+    Opened,
+    Store,
+    StoreError,
+    TransientStoreError,
+    checked_key,
+    content_type,
+)
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 256 * 1024
+
+
+class StoredFiles:
+    """Answers GET and HEAD with the file that the path parameter ``key`` names; a folder's is its ``index.html``."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def answer(self, request: Request) -> Response:
+        """200, 304, 404, or 503 while the store cannot be read."""
+        key = request.path_params["key"]
+        if not key or key.endswith("/"):
+            key += "index.html"
+        try:
+            opened = await run_sync(self._open, key)
+        except TransientStoreError as error:
+            log.warning("%s", error)
+            return PlainTextResponse("the store is away; try again\n", 503, {"retry-after": "5"})
+        except StoreError as error:
+            log.error("%s", error)
+            return PlainTextResponse("the store refuses; the receiver's log says why\n", 503)
+        if opened is None:
+            return PlainTextResponse("not found\n", 404)
+        tag = f'"{opened.stored.tag}"'
+        headers = {"etag": tag, "last-modified": formatdate(opened.stored.modified, usegmt=True)}
+        if request.headers.get("if-none-match") == tag or request.method == "HEAD":
+            opened.close()
+            if request.method != "HEAD":
+                return Response(status_code=304, headers=headers)
+            headers["content-length"] = str(opened.stored.size)
+            return Response(headers=headers, media_type=content_type(key))
+        headers["content-length"] = str(opened.stored.size)
+        return StreamingResponse(_blocks(opened), headers=headers, media_type=content_type(key))
+
+    def _open(self, key: str) -> Opened | None:
+        """None where there is no such file, or no file can have that key."""
+        try:
+            checked_key(key, self._store)
+        except StoreError:
+            return None
+        try:
+            return self._store.open(key)
+        except MissingFileError:
+            return None
+
+
+async def _blocks(opened: Opened) -> AsyncIterator[bytes]:
+    try:
+        while block := await run_sync(opened.read, _CHUNK):
+            yield block
+    finally:
+        opened.close()
