@@ -11,6 +11,10 @@ UV := $(BIN)/uv
 INSTALL := env -u PYTHONDONTWRITEBYTECODE UV_COMPILE_BYTECODE=1 VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip
 LOCK := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --quiet \
 	--custom-compile-command "make lock"
+# What the images of the compose stack hold beyond requirements/run.txt
+ADDED := infra/compose infra/compose/stand-ins/s3
+LOCK_ADDED := $(UV) pip compile --no-deps --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
+	-c requirements/dev.txt --custom-compile-command "make lock"
 EXTRAS := $(addprefix --extra ,demo onnx xgboost lightgbm postgresql s3 signing prefect-docker)
 
 .PHONY: help demo test test-long lint bench base-image up down lock lock-check clean
@@ -66,6 +70,7 @@ $(VENV)/.dev: $(UV) requirements/dev.txt pyproject.toml
 lock: $(UV)  ## Renews the lock from pyproject.toml
 	@$(LOCK) $(EXTRAS) --group dev --upgrade -o requirements/dev.txt
 	@$(LOCK) --extra demo --group build -c requirements/dev.txt -o requirements/run.txt
+	@for folder in $(ADDED); do $(LOCK_ADDED) -o $$folder/requirements.txt $$folder/extras.in; done
 	@printf 'uv\n' | $(UV) pip compile - --universal --generate-hashes --quiet -c requirements/dev.txt \
 	  --custom-compile-command "make lock" -o requirements/bootstrap.txt
 
@@ -73,6 +78,10 @@ lock-check: $(UV)
 	@mkdir -p $(VENV)/lock && cp requirements/*.txt $(VENV)/lock/
 	@$(LOCK) $(EXTRAS) --group dev -o $(VENV)/lock/dev.txt
 	@$(LOCK) --extra demo --group build -c requirements/dev.txt -o $(VENV)/lock/run.txt
+	@for folder in $(ADDED); do name=$(VENV)/lock/$${folder//\//-}.txt; cp $$folder/requirements.txt $$name; \
+	  $(LOCK_ADDED) -o $$name $$folder/extras.in; \
+	  diff -q <(grep -v '^ *#' $$folder/requirements.txt) <(grep -v '^ *#' $$name) >/dev/null || \
+	  { echo "$$folder/requirements.txt is stale: run 'make lock' and commit it."; exit 1; }; done
 	@for f in dev run; do diff -q <(grep -v '^ *#' requirements/$$f.txt) <(grep -v '^ *#' $(VENV)/lock/$$f.txt) >/dev/null || \
 	  { echo "requirements/$$f.txt is stale: pyproject.toml asks for something else. Run 'make lock' and commit it."; exit 1; }; done
 

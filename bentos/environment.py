@@ -197,7 +197,7 @@ class Environments:
             ) from error
         if done.returncode == 0:
             return done.stdout
-        words = " ".join((done.stderr or done.stdout).split())[-1500:]
+        words = " ".join((done.stderr or done.stdout).split())[-1500:].rstrip(".")
         if any(sign in words for sign in AWAY):
             raise TransientEnvironmentError(f"{what}: the package index cannot be reached: {words}")
         sides = [

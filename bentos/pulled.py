@@ -15,6 +15,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +27,7 @@ from bentos.errors import PermanentError
 from bentos.state import writable
 
 logger = logging.getLogger("shipway.models")
+SETTLE_SECONDS = 60.0  # a younger download may not be locked yet
 
 
 class TamperedModelError(PermanentError):
@@ -120,7 +122,9 @@ class Models:
     def _partial(self) -> Iterator[Path]:
         """A folder for a download, deleted at the end; those of dead downloads are deleted first."""
         for left in self.folder.glob(".partial-*"):
-            _delete(left)
+            with suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > SETTLE_SECONDS:
+                    _delete(left)
         partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=self.folder))
         lock = os.open(partial, os.O_RDONLY)
         with suppress(OSError):  # a file system without locks: then nothing is deleted under another one's hands either

@@ -81,7 +81,7 @@ class Upcoming:
         self._stop.set()
 
     def keep_only(self, *versions: str) -> None:
-        """Deletes what is kept of other versions, once nothing is being prepared."""
+        """Deletes what is kept of other versions, but for the one told of last, once nothing is being prepared."""
         self._keep = versions
 
     def _run(self) -> None:
@@ -102,8 +102,8 @@ class Upcoming:
         version = self._followed.version()
         if version == self._told:
             keep, self._keep = self._keep, ()
-            if keep:  # here, so that nothing is deleted while it is being fetched
-                self._followed.models.forget_others(self._followed.name, *keep)
+            if keep:  # here, so that nothing is deleted while it is being fetched; what was told of may be starting
+                self._followed.models.forget_others(self._followed.name, *keep, version)
             return
         news: Runnable | Refusal
         try:

@@ -89,9 +89,10 @@ def default_blocks(settings: StackSettings, tracking_uri: str) -> dict[tuple[str
         **{("target", name): block for name, block in default_targets(settings).items()},
         ("gateway", "local"): GatewayBlock(
             folder=settings.gateway,
-            host=settings.client_host,
+            host=settings.gateway_host or settings.client_host,
             port=settings.gateway_port,
             admin_port=settings.gateway_admin_port,
+            admin_host=settings.gateway_admin_host,
         ),
         ("store", "local"): StoreBlock.of_reports(settings),
         ("policy", "default"): PolicyBlock(folder=settings.policies),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 
 HEARTBEAT_SECONDS = 60.0  # an owner on another machine that said nothing for this long is dead
 
@@ -15,15 +16,26 @@ def this_owner(flow_run_id: str) -> dict[str, str]:
         "flow_run_id": flow_run_id,
         "pid": str(os.getpid()),
         "pid_start": _started(os.getpid()) or "",
-        "host": socket.gethostname(),
+        "host": here(),
     }
 
 
 def alive(owner: Mapping[str, str], heartbeat_at: float, now: float) -> bool:
     """Whether *owner* still runs: its very process on this machine, or a fresh heartbeat (unix seconds) from another."""
-    if owner.get("host") != socket.gethostname():
+    if owner.get("host") != here():
         return now - heartbeat_at < HEARTBEAT_SECONDS
     return bool(owner.get("pid")) and _started(int(owner["pid"])) == owner.get("pid_start")
+
+
+def here() -> str:
+    """Where pids mean what they mean here: the host's name and, on Linux, its pid namespace (pid_namespaces(7)).
+
+    Two containers may share a host name and see different processes.
+    """
+    try:
+        return f"{socket.gethostname()} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return socket.gethostname()
 
 
 def _started(pid: int) -> str | None:

@@ -112,9 +112,10 @@ def own_gateway(settings: StackSettings) -> EnvoyGateway:
 
     return EnvoyGateway(
         settings.gateway,
-        host=settings.host,
+        host=settings.gateway_host or settings.host,
         port=settings.gateway_port,
         admin_port=settings.gateway_admin_port,
+        admin_host=settings.gateway_admin_host,
         tracing=settings.tracing,
     )
 

@@ -30,7 +30,7 @@ class SettingsError(PermanentError):
 class StackSettings(BaseSettings):
     """Where the stack keeps its state and which ports it uses. Unknown SHIPWAY_ variables are refused at ``up``."""
 
-    model_config = SettingsConfigDict(env_prefix="SHIPWAY_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="SHIPWAY_", env_ignore_empty=True, frozen=True)
 
     home: Path = Field(Path(".shipway"), description="Folder of all state and logs; made if missing.")
     host: str = Field(
@@ -39,7 +39,15 @@ class StackSettings(BaseSettings):
     mlflow_port: int = Field(15500, ge=1, le=65535, description="Port of the stack's own MLflow server.")
     prefect_port: int = Field(14200, ge=1, le=65535, description="Port of the stack's own Prefect server.")
     gateway_port: int = Field(18080, ge=1, le=65535, description="Port that clients send requests to.")
-    gateway_admin_port: int = Field(19901, ge=1, le=65535, description="Envoy's admin port; always on loopback.")
+    gateway_admin_port: int = Field(
+        19901, ge=1, le=65535, description="Envoy's admin port; on loopback unless changed."
+    )
+    gateway_host: str | None = Field(
+        None, description="Where the gateway is reached, where it runs elsewhere (in a container); None: this machine."
+    )
+    gateway_admin_host: str = Field(
+        "127.0.0.1", description="Where Envoy's admin port listens and is reached. Who reaches it can stop the gateway."
+    )
     receiver_port: int = Field(18081, ge=1, le=65535, description="Port of the webhook receiver and the reports.")
     policies: Path | None = Field(
         None, description="Folder of release policies, <model>.yaml and default.yaml; None: the built-in defaults."

@@ -27,9 +27,9 @@ class ClusterState:
 class EnvoyAdmin:
     """Reads Envoy's state. Every call raises TransientGatewayError while Envoy is away."""
 
-    def __init__(self, host: str, port: int, admin_port: int) -> None:
+    def __init__(self, host: str, port: int, admin_port: int, admin_host: str = "127.0.0.1") -> None:
         self._listener = (LOOPBACK.get(host, host), port)
-        self._admin = ("127.0.0.1", admin_port)
+        self._admin = (admin_host, admin_port)
 
     def alive(self) -> bool:
         """Whether Envoy answers and takes requests."""
@@ -99,7 +99,7 @@ class EnvoyAdmin:
 def _cluster_state(status: dict[str, Any]) -> ClusterState:
     hosts = status.get("host_statuses", [])
     stats = [stat for host in hosts for stat in host.get("stats", [])]
-    healthy = all(
+    healthy = bool(hosts) and all(  # none: a host name that no one answers for
         not any(
             host.get("health_status", {}).get(bad)
             for bad in ("failed_active_health_check", "failed_outlier_check", "pending_active_hc")

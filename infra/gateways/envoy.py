@@ -29,7 +29,8 @@ LINGER_SECONDS = 2.0  # clusters outlive their routes by the plan's timeout and 
 class EnvoyGateway:
     """The gateway seam over one Envoy. Any number of processes may use the same *folder* at once.
 
-    ``tracing`` is ``host:port`` of an OTLP/gRPC collector; None switches tracing off.
+    ``admin_host`` is where the admin port listens and is reached. ``tracing`` is ``host:port`` of an OTLP/gRPC collector;
+    None switches tracing off.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class EnvoyGateway:
         host: str,
         port: int,
         admin_port: int,
+        admin_host: str = "127.0.0.1",
         tracing: str | None = None,
         workers: int = 2,
         clock: Callable[[], float] = time.time,
@@ -47,7 +49,7 @@ class EnvoyGateway:
         self._workers = workers
         self._clock = clock
         self._store = PlanStore(self._folder)
-        self._admin = EnvoyAdmin(host, port, admin_port)
+        self._admin = EnvoyAdmin(host, port, admin_port, admin_host)
         self._listen = Listen(
             host,
             port,
@@ -55,6 +57,7 @@ class EnvoyGateway:
             clusters_file=self._folder / "cds" / "clusters.json",
             routes_file=self._folder / "rds" / "routes.json",
             tracing=tracing,
+            admin_host=admin_host,
         )
 
     def bootstrap(self) -> None:
@@ -262,10 +265,11 @@ class EnvoyGateway:
             raise PermanentGatewayError(f"Envoy refused the {what}; the log of the gateway says why.")
 
     def _renewed(self, plan: TrafficPlan) -> TrafficPlan:
+        """*plan*, which Envoy routes by, with its lease's end as renewed since. What is stored may be ahead of Envoy."""
         live = self._store.read(plan.model).live
-        if live is not None and replace(live, expires_at=plan.expires_at) == plan:
-            return live
-        return plan
+        if live is None or live.expires_at is None or plan.expires_at is None:
+            return plan  # at least one is without a lease: they are not the same plan, or there is no end to move
+        return live if replace(live, expires_at=plan.expires_at) == plan else plan
 
 
 def _gaining(plan: TrafficPlan, before: TrafficPlan | None) -> set[str]:

@@ -125,16 +125,21 @@ class PlanStore:
         """A number larger than any given before."""
         path = self.folder / "revision.json"
         revision = (json.loads(path.read_text()) if path.exists() else 0) + 1
-        replace_file(path, revision)
+        replace_file(
+            path, revision, scratch=self.folder
+        )  # the folder may be a volume of its own, and nobody watches it
         return int(revision)
 
     def _path(self, model: str) -> Path:
         return self._plans / f"{quote(model, safe='')}.json"
 
 
-def replace_file(path: Path, values: Any) -> None:
-    """Writes *values* as JSON by one atomic rename; a reader sees the old file or the new one."""
+def replace_file(path: Path, values: Any, *, scratch: Path | None = None) -> None:
+    """Writes *values* as JSON by one atomic rename; a reader sees the old file or the new one.
+
+    It is written in the folder *scratch* first; None: the one above the file's own, which Envoy may watch.
+    """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    scratch = path.parent.parent / f".{path.parent.name}-{path.name}.{os.getpid()}"
-    scratch.write_text(json.dumps(values))
-    scratch.replace(path)
+    written = (scratch or path.parent.parent) / f".{path.parent.name}-{path.name}.{os.getpid()}"
+    written.write_text(json.dumps(values))
+    written.replace(path)

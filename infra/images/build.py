@@ -40,7 +40,7 @@ def build(client: docker.DockerClient, recipe: Recipe, settings: ImageSettings) 
     clear(client, recipe.key)
     try:
         with tempfile.TemporaryFile() as context:
-            archive(recipe, _authority(settings), context)
+            archive(recipe, _authority(settings) if "ca.pem" in recipe.files else {}, context)
             context.seek(0)
             if uses_buildkit(settings):
                 return _buildkit(recipe, settings, context, what)

@@ -39,7 +39,17 @@ def main(kind: str, minor: str) -> None:
     environment = certificates(dict(os.environ))
     tools = WORK / "tools"
     run([sys.executable, "-m", "venv", str(tools)], environment, "a virtual environment cannot be made")
-    pip = [str(tools / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-cache-dir", "--no-deps"]
+    pip = [
+        str(tools / "bin" / "python"),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-cache-dir",
+        "--no-deps",
+        "--retries",
+        "2",
+    ]
     pip += ["--disable-pip-version-check", "--require-hashes", "--requirement", str(WORK / "start.txt")]
     run(pip, environment, "uv cannot be installed")
     make(kind, str(tools / "bin" / "uv"), environment)

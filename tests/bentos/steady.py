@@ -36,10 +36,6 @@ class Steady:
         self._stop.set()
         self._thread.join(30)
 
-    @property
-    def versions(self) -> set[str]:
-        return {version for version, _ in self.answers}
-
     async def _run(self) -> None:
         keep: dict[str, Any] = {"limit": 200, "keepalive_timeout": 60}  # longer than any server drains
         connector = aiohttp.UnixConnector(self.uds, **keep) if self.uds else aiohttp.TCPConnector(**keep)

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from bentos.environment import Environments, Lock, PermanentEnvironmentError, TransientEnvironmentError
+from bentos.lock_text import packages
 from bentos.policy import BuildPolicy
-from bentos.requirements import SERVING, closure, needed, unsatisfied
+from bentos.requirements import SERVING, asked_by, closure, needed, unsatisfied
 
 SKLEARN = f"scikit-learn=={metadata.version('scikit-learn')}"
 SMALL = "click==8.1.7"  # pure Python, one file, not the version the stack has
@@ -32,6 +33,13 @@ def test_mlflows_own_lines_are_dropped_for_native_flavors_alone() -> None:
     assert "pandas" not in native and set(SERVING) - {"pandas"} <= set(native)
     pyfunc = needed(lines, flavor="python_function", extra=["polars==1.0"])
     assert "mlflow==3.1.0" in pyfunc and "polars==1.0" in pyfunc and "mlflow" not in pyfunc
+
+
+def test_every_line_has_somebody_who_asked_for_it() -> None:
+    asked = asked_by(needed([SKLEARN, "numpy<3"], flavor="sklearn", extra=["polars"]), [SKLEARN, "numpy<3"], ["polars"])
+    assert asked[SKLEARN] == asked["numpy<3"] == "the model's own pins"
+    assert asked["polars"] == "build.requirements of the policy"
+    assert asked["cloudpickle"] == asked["uvicorn"] == "Shipway's serving set" and "numpy" not in asked
 
 
 def test_the_xgboost_pair_is_one_package() -> None:
@@ -74,10 +82,31 @@ def test_another_pin_gives_a_hashed_lock_kept_for_the_next(tmp_path: Path) -> No
     assert environments.lock(["scikit-learn==1.7.1"], flavor="sklearn").digest != lock.digest
 
 
-def test_pins_that_contradict_each_other_are_explained_by_both_sides(tmp_path: Path) -> None:
-    with pytest.raises(PermanentEnvironmentError, match=r"scikit-learn==1\.7\.2 depends on scipy.*scipy<1\.6"):
-        Environments(tmp_path).lock(["scikit-learn==1.7.2", "scipy<1.6"], flavor="sklearn")
+@pytest.mark.parametrize(
+    ("requirements", "extra", "sides"),
+    [
+        (["scikit-learn==1.7.2", "scipy<1.6"], [],
+         r"scikit-learn==1\.7\.2 \(asked for by the model's own pins\), scipy<1\.6 \(asked for by the model's own pins\)"),
+        (["scikit-learn==1.7.2"], ["scipy<1.6"],
+         r"scikit-learn==1\.7\.2 \(asked for by the model's own pins\), scipy<1\.6 \(asked for by build\.requirements of the policy\)"),
+    ],
+)  # fmt: skip
+def test_pins_that_contradict_each_other_are_explained_by_both_sides(
+    tmp_path: Path, requirements, extra, sides
+) -> None:
+    with pytest.raises(PermanentEnvironmentError, match=f"cannot be met together: .*{sides}.*uv says: .*unsatisfiable"):
+        Environments(tmp_path).lock(requirements, flavor="sklearn", extra=extra, hashed=True)
     assert not list(tmp_path.glob("locks/*"))
+
+
+def test_a_lock_says_what_no_server_needs(tmp_path: Path) -> None:
+    environments = Environments(tmp_path)
+    first = environments.lock([SKLEARN], flavor="sklearn", hashed=True)
+    assert first.text.startswith("# for batch scoring alone: pyarrow\n") and "# via" not in first.text
+    asked = environments.lock([SKLEARN, "pyarrow"], flavor="sklearn", hashed=True)
+    assert packages(asked.text) == packages(first.text) and not asked.text.startswith("#")
+    assert asked.digest != first.digest
+    assert (tmp_path / "locks").exists() and environments.lock([SKLEARN], flavor="sklearn", hashed=True) == first
 
 
 def test_an_index_that_is_away_is_transient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from importlib.metadata import version as installed
 from pathlib import Path
 
 import httpx
@@ -33,7 +34,7 @@ warnings.simplefilter("ignore")
 import mlflow
 from mlflow.models import infer_signature
 from sklearn.linear_model import LinearRegression
-from tests.bentos.saved import numbers
+from tests.bentos.saved import numbers, save
 
 frame = numbers()
 for version in (1, 2, 3, 4):
@@ -49,13 +50,19 @@ for path in Path(folder).rglob("*"):
 with mlflow.start_run() as run:
     mlflow.log_artifacts(folder, "broken")
 client.create_model_version("followed", f"runs:/{run.info.run_id}/broken", run.info.run_id)
+other = Path(sys.argv[1]) / "other"
+model = LinearRegression().fit(frame, frame.a * 0 + 6)
+save("sklearn", model, other, frame, model.predict(frame), pip_requirements=["scikit-learn==1.4.2", "numpy<2", "idna"])
+with mlflow.start_run() as run:
+    mlflow.log_artifacts(str(other), "other")
+client.create_model_version("followed", f"runs:/{run.info.run_id}/other", run.info.run_id)
 client.set_registered_model_alias("followed", "live", "1")
 """
 
 
 @pytest.fixture(scope="module")
 def registry(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Versions 1, 2 and 4 answer their own number, 3 needs a column more, 5 has a corrupt model file."""
+    """Versions 1, 2 and 4 answer their own number, 3 needs a column more, 5 has a corrupt model file, 6 other packages."""
     command = [sys.executable, "-c", REGISTER, str(tmp_path_factory.mktemp("download"))]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": mlflow_server, "MLFLOW_DISABLE_TELEMETRY": "true"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
@@ -96,6 +103,11 @@ def test_follows_the_alias_without_a_failed_request(registry: str, tmp_path: Pat
             assert "shipway_reload_refused_now{" in client.get("/metrics").text
             set_alias(registry, "5")
             until(lambda: "followed/5" in state()["refused"], "version 5 is refused")
+            assert "cannot be loaded" in state()["refused"]
+            set_alias(registry, "6")
+            until(lambda: "followed/6" in state()["refused"], "version 6 is refused")
+            assert "it asks for scikit-learn==1.4.2, numpy<2, idna" in state()["refused"]
+            assert f"this environment has scikit-learn {installed('scikit-learn')}" in state()["refused"]
             assert state()["version"] == "2"
             set_alias(registry, "2")
             until(lambda: state()["refused"] == "", "the refusal is forgotten")
@@ -131,11 +143,15 @@ def test_what_the_registry_does_not_have_is_named(registry: str, tmp_path: Path)
         Alias.parse("models:/nobody@live", registry, tmp_path).resolve()
     with pytest.raises(DownloadError, match="models:/NAME@ALIAS"):
         Alias.parse("models:/nobody/3", registry, tmp_path)
+    with pytest.raises(
+        RefusedVersion, match=r"it asks for scikit-learn==1\.4\.2.*Not satisfied: scikit-learn==1\.4\.2 \(found"
+    ):
+        Alias.parse("models:/followed@live", registry, tmp_path / "first").first("6")
     with pytest.raises(RegistryAway, match="does not answer"):
         Alias.parse("models:/nobody@live", "http://127.0.0.1:9", tmp_path).resolve()
     with pytest.raises(RefusedVersion, match="99"):
         Alias.parse("models:/followed@live", registry, tmp_path).fetch("99")
-    assert list(tmp_path.iterdir()) == [], "nothing half-made is left"
+    assert [path.name for path in tmp_path.iterdir()] == ["first"], "nothing half-made is left"
 
 
 def columns(**kinds: str) -> Signature:

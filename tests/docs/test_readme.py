@@ -55,6 +55,9 @@ def test_commands_exist(page: Path) -> None:
         entry["entrypoint"].rpartition(":")[2].replace("_", "-") + "/" + entry["name"]
         for entry in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     }
+    deployed |= {
+        name.replace("/local", "/docker") for name in deployed
+    }  # their twins in the pool of flows/docker_pool.py
     known = {command.callback.__name__ for command in app.registered_commands if command.callback}
     for line in commands(page.read_text(encoding="utf-8")):
         for target in re.findall(r"^make ([a-z-]+)", line):

@@ -5,6 +5,7 @@ Prints how long each start and each move of an alias took: ``pytest -s tests/e2e
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -35,7 +36,6 @@ from tests.docker_engine import require_engine, settings_of_this_machine
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 HERE = Path(__file__).parent
 OLD = ("scikit-learn==1.6.1", "numpy<2.3", "pandas<3", "mlflow-skinny", "cloudpickle")
-BODY = {"dataframe_split": {"columns": ["a", "b", "c"], "data": [[0.9, 0.4, 0.1]]}}
 RATE = 100.0  # requests a second
 NAME = "scenario"
 CA = "/run/ca.pem"
@@ -43,12 +43,17 @@ CA = "/run/ca.pem"
 
 @dataclass(frozen=True)
 class World:
-    """Versions 1 and 2 ask for the stack's scikit-learn, 3 for 1.6.1; the bento is version 1's."""
+    """Versions 1 and 2 ask for the stack's scikit-learn, 3 for 1.6.1; the bento is version 1's.
+
+    *answers*: what the author's own objects answer to *body*, by version.
+    """
 
     registry: str
     version: ModelVersion
     bento: SealedBento
     builder: ImageBuilder
+    body: dict[str, Any]
+    answers: dict[str, int]
 
     def image(self, model: str, dependencies: str) -> str:
         policy = ImagePolicy.model_validate({"model": model, "dependencies": dependencies})
@@ -87,7 +92,12 @@ def world(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> World
     artifacts = registry.fetch(found)
     lock = Environments(folder / "envs").lock_for(found, BuildPolicy(), hashed=True)
     bento = build(found, artifacts, BuildPolicy(), lock, folder / "bentos")
-    return World(mlflow_server, found, bento, ImageBuilder(settings_of_this_machine(), folder / "images"))
+    columns, *rows = [line.split(",") for line in (folder / "1" / "rows.csv").read_text().split()]
+    answers = {version: json.loads((folder / version / "expected.json").read_text())["answers"] for version in "123"}
+    at = answers["1"].index(1)
+    body = {"dataframe_split": {"columns": columns, "data": [[float(value) for value in rows[at]]]}}
+    builder = ImageBuilder(settings_of_this_machine(), folder / "images")
+    return World(mlflow_server, found, bento, builder, body, {name: given[at] for name, given in answers.items()})
 
 
 def said(command: list[Any]) -> None:
@@ -127,7 +137,7 @@ class Container:
             found: dict[str, Any] = client.get("/readyz").json()
             return found
 
-    def until(self, condition: Callable[[], bool], what: str, seconds: float = 300) -> None:
+    def until(self, condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             self.found.reload()
@@ -183,27 +193,27 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def answered(one: Container) -> str:
-    """The version that answers a prediction."""
+def answers_as_version_1(one: Container, world: World) -> bool:
+    """Whether the container answers as the author's own object does."""
     transport = httpx.HTTPTransport(uds=str(one.socket))
     with httpx.Client(transport=transport, base_url="http://server", timeout=20) as client:
-        answer = client.post("/invocations", json=BODY)
-    assert answer.status_code == 200, answer.text
-    assert answer.headers["x-shipway-model"] == NAME
-    assert answer.json() == {"predictions": [1]}
-    return answer.headers["x-shipway-version"]
+        answer = client.post("/invocations", json=world.body)
+    named = (answer.headers["x-shipway-model"], answer.headers["x-shipway-version"])
+    return named == (NAME, "1") and answer.json() == {"predictions": [world.answers["1"]]}
 
 
-def moved(one: Container, steady: Steady, since: float, version: str, what: str) -> None:
-    """Waits until *version* answers the steady client."""
-    one.until(lambda: steady.first.get(version, 0) > since, f"version {version} answers")
+def move(world: World, one: Container, steady: Steady, version: str, what: str) -> None:
+    """Points the alias at *version* and waits until that answers the steady client."""
+    steady.first.pop(version, None)
+    since = world.set_alias(version)
+    one.until(lambda: version in steady.first, f"version {version} answers")
     print(f"{what}: first answer of version {version} {steady.first[version] - since:.1f} s after the alias moved")
 
 
 def test_i_model_and_dependencies_included(world: World, cache: Path) -> None:
     with container(world.image("included", "included"), cache, network="none") as one:
         one.ready("I")
-        assert answered(one) == "1"
+        assert answers_as_version_1(one, world)
         assert one.stop() == 0
 
 
@@ -212,7 +222,7 @@ def test_ii_model_included_dependencies_resolved(world: World, cache: Path) -> N
         network = "host" if "nothing" in what else "none"
         with container(world.image("included", "resolved"), cache, network=network) as one:
             one.ready(what)
-            assert answered(one) == "1"
+            assert answers_as_version_1(one, world)
             assert one.stop() == 0
 
 
@@ -222,20 +232,20 @@ def test_iii_model_pulled_dependencies_included(world: World, cache: Path) -> No
         network = "host" if "nothing" in what else "none"
         with container(image, cache, *world.pinned, network=network) as one:
             one.ready(what)
-            assert answered(one) == "1"
+            assert answers_as_version_1(one, world)
             assert one.stop() == 0
 
 
 def test_iii_follows_what_its_environment_satisfies(world: World, cache: Path) -> None:
     with container(world.image("pulled", "included"), cache, *world.followed) as one:
         one.ready("III, following")
-        with Steady(BODY, uds=str(one.socket), rate=RATE) as steady:
-            moved(one, steady, world.set_alias("2"), "2", "III, nothing kept")
+        with Steady(world.body, uds=str(one.socket), rate=RATE) as steady:
+            move(world, one, steady, "2", "III, nothing kept")
             world.set_alias("3")
             one.until(lambda: f"{NAME}/3 is refused" in one.state()["refused"], "version 3 is refused")
-            moved(one, steady, world.set_alias("1"), "1", "III, kept")
+            move(world, one, steady, "1", "III, kept")
         assert steady.failures == []
-        assert steady.versions == {"1", "2"}
+        assert set(steady.answers) == {(version, world.answers[version]) for version in "12"}
         assert one.stop() == 0
         (refusal,) = [line for line in one.log().splitlines() if "3 is refused" in line]
         assert "it asks for scikit-learn==1.6.1, numpy<2.3" in refusal
@@ -251,20 +261,20 @@ def test_iv_model_pulled_dependencies_resolved(world: World, cache: Path) -> Non
         lock = ["--lock", "/var/cache/shipway/release.lock"]
         with container(image, cache, *world.pinned, *lock, network=network) as one:
             one.ready(what)
-            assert answered(one) == "1"
+            assert answers_as_version_1(one, world)
             assert one.stop() == 0
 
 
 def test_iv_moves_to_other_dependencies_without_a_failed_request(world: World, cache: Path) -> None:
     with container(world.image("pulled", "resolved"), cache, *world.followed) as one:
         one.ready("IV, following, nothing kept")
-        with Steady(BODY, uds=str(one.socket), rate=RATE) as steady:
-            moved(one, steady, world.set_alias("3"), "3", "IV, nothing kept")
-            moved(one, steady, world.set_alias("1"), "1", "IV, kept")
-            moved(one, steady, world.set_alias("2"), "2", "IV, same environment")
+        with Steady(world.body, uds=str(one.socket), rate=RATE) as steady:
+            move(world, one, steady, "3", "IV, nothing kept")
+            move(world, one, steady, "1", "IV, kept")
+            move(world, one, steady, "2", "IV, same environment")
             time.sleep(1)
         assert steady.failures == []
-        assert steady.versions == {"1", "2", "3"}
+        assert set(steady.answers) == set(world.answers.items())
         sent = sum(steady.answers.values())
         assert one.stop() == 0
         logged = [record for path in segments(one.segments) for record in read_segment(path)[0]]

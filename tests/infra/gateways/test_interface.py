@@ -1,5 +1,6 @@
 """What every gateway must do, shown on the real one and on the fake."""
 
+import threading
 import time
 
 import pytest
@@ -75,3 +76,26 @@ def test_a_removed_model_is_gone_and_removing_it_again_is_no_error(gateway, plan
     doors.remove(plan.model)
     assert doors.plan(plan.model) is None
     assert plan.model not in doors.plans()
+
+
+def test_a_plan_can_be_read_at_any_moment_of_a_change(gateway, plan_of):
+    doors, first, second, _ = gateway
+    plan = plan_of(first, second, weight=20, mirror=30.0, expires_at=time.time() + 60)
+    doors.apply(plan.settled())
+    done, failed, seen = threading.Event(), [], set()
+
+    def read():
+        while not done.is_set():
+            try:
+                seen.add(doors.plan(plan.model).candidate is not None)
+            except Exception as error:
+                failed.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(5):
+        doors.apply(plan)
+        doors.apply(plan.settled())
+    done.set()
+    reader.join()
+    assert not failed and seen
