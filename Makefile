@@ -71,6 +71,8 @@ lock: $(UV)  ## Renews the lock from pyproject.toml
 	@$(LOCK) $(EXTRAS) --group dev --upgrade -o requirements/dev.txt
 	@$(LOCK) --extra demo --group build -c requirements/dev.txt -o requirements/run.txt
 	@for folder in $(ADDED); do $(LOCK_ADDED) -o $$folder/requirements.txt $$folder/extras.in; done
+	@printf 'packaging\npyyaml\nuv\n' | $(UV) pip compile - --universal --python-version 3.11 --generate-hashes --quiet \
+	  -c requirements/dev.txt --custom-compile-command "make lock" -o infra/images/start.txt
 	@printf 'uv\n' | $(UV) pip compile - --universal --generate-hashes --quiet -c requirements/dev.txt \
 	  --custom-compile-command "make lock" -o requirements/bootstrap.txt
 

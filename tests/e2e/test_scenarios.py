@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,9 +76,11 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     require_engine()
     folder = tmp_path_factory.mktemp("world")
+    with connected() as client:
+        before = {image.id for image in client.images.list()}
     old = folder / "old-env" / "bin" / "python"
     uv = Path(sys.executable).with_name("uv")
     said([uv, "venv", "--quiet", "--python", sys.executable, old.parents[1]])
@@ -97,7 +99,13 @@ def world(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> World
     at = answers["1"].index(1)
     body = {"dataframe_split": {"columns": columns, "data": [[float(value) for value in rows[at]]]}}
     builder = ImageBuilder(settings_of_this_machine(), folder / "images")
-    return World(mlflow_server, found, bento, builder, body, {name: given[at] for name, given in answers.items()})
+    yield World(mlflow_server, found, bento, builder, body, {name: given[at] for name, given in answers.items()})
+    records = [json.loads(path.read_text()) for path in (folder / "images").glob("*.json") if ".cdx" not in path.name]
+    with connected() as client:
+        for record in sorted(records, key=lambda record: "/env:" in record["tag"] or "/start:" in record["tag"]):
+            if record["id"] not in before:
+                with suppress(Exception):  # another stack on this engine uses it by now
+                    client.api.remove_image(record["tag"])
 
 
 def said(command: list[Any]) -> None:
