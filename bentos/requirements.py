@@ -20,6 +20,7 @@ SERVING: tuple[str, ...] = (
     "starlette",
     "prometheus-client",
     "pyyaml",
+    "packaging",
 )
 """What every model server imports besides the model's own libraries."""
 

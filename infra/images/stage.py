@@ -29,6 +29,9 @@ NEVER_IMPORTED = ("tests", "include", "src")
 
 TRIMMED = ("numpy", "pandas", "scipy", "sklearn", "pyarrow", "joblib", "skops", "onnxruntime", "xgboost", "lightgbm")
 
+IMPORTED = ("__init__.py", "_natype.py")
+"""Files in such folders that stay: numpy.testing of numpy 2.2 imports numpy._core.tests._natype."""
+
 SOURCES = (".pyi", ".pxd", ".pyx", ".c", ".cpp", ".h", ".hpp", ".f90")
 """Files that a compiler or a type checker reads, never an interpreter."""
 
@@ -106,7 +109,11 @@ def trim(packages: Path) -> None:
     for name in TRIMMED:
         for folder in sorted(packages.joinpath(name).rglob("*")):
             if folder.is_dir() and folder.name in NEVER_IMPORTED:
+                kept = {path: path.read_bytes() for path in (folder / file for file in IMPORTED) if path.is_file()}
                 shutil.rmtree(folder, ignore_errors=True)
+                for path, content in kept.items():
+                    path.parent.mkdir(exist_ok=True)
+                    path.write_bytes(content)
         for file in packages.joinpath(name).rglob("*"):
             if file.suffix in SOURCES:
                 file.unlink()
