@@ -28,8 +28,8 @@ demo: $(VENV)/.run  ## Four real model versions, each to its verdict, on this ma
 test: $(VENV)/.dev  ## Every test, on real parts
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-test-long: $(VENV)/.dev  ## The flow killed after every effect, and the demo under audit: minutes each
-	@$(BIN)/python -m pytest -m long tests/e2e $(ARGS)
+test-long: $(VENV)/.dev  ## The tests of minutes each: kills, demos, images built for real, databases, compose
+	@$(BIN)/python -m pytest -m long $(ARGS)
 
 lint: $(VENV)/.dev lock-check  ## ruff, mypy strict, import-linter, and whether the lock is fresh
 	@$(BIN)/ruff format --check .

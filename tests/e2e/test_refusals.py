@@ -85,7 +85,9 @@ CASES = {
         "plain", ("policy 'strict'", "Save one in the Prefect UI"), {"version": "1", "policy": "strict"}
     ),
     "unknown target": Case(
-        "plain", ("target 'moon'", "shipway-target/moon", "or use 'process'"), {"version": "1", "target": "moon"}
+        "plain",
+        ("target 'moon'", "shipway-target/moon", "expected one of docker, process"),
+        {"version": "1", "target": "moon"},
     ),
     "unknown policy key": Case("keyed", ("keyed.yaml", "shadow.percentage", "docs/policy.md")),
     "no signature": Case("unsigned", ("no signature", "signature=infer_signature(X, model.predict(X))"), made=unsigned),

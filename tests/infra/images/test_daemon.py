@@ -19,9 +19,12 @@ from tests.docker_engine import base_image
 
 DAEMON = shutil.which("dockerd")
 
-pytestmark = pytest.mark.skipif(
-    DAEMON is None or os.geteuid() != 0, reason="dockerd is not installed, or this user may not start one"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        DAEMON is None or os.geteuid() != 0, reason="dockerd is not installed, or this user may not start one"
+    ),
+]
 
 
 class Daemon:
@@ -42,7 +45,7 @@ class Daemon:
             "--exec-root",
             f"{self.folder}/run",
         ]
-        command += ["--pidfile", f"{self.folder}/pid", "--bridge=none", "--iptables=false", "--ip-masq=false"]
+        command += ["--pidfile", f"{self.folder}/pid", "--iptables=false", "--ip-masq=false"]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         end = time.monotonic() + 60
