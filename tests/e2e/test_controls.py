@@ -22,7 +22,11 @@ from examples.flights.sent import read_sent
 from examples.flights.train import MODEL, register, train
 from tests.e2e.stack import running
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),  # MLflow, at its own import
+]
 
 SEED = 7
 RECIPES = {1: V2, 2: with_slip(V3, False), 3: with_slip(V2, True)}
