@@ -97,7 +97,7 @@ def test_a_part_that_does_not_come_up_ends_up_with_the_end_of_its_log(shipway, t
     for name in ("GATEWAY", "GATEWAY_ADMIN", "RECEIVER", "MLFLOW", "PREFECT"):
         with socket.create_server(("127.0.0.1", 0)) as server:
             ports[f"SHIPWAY_{name}_PORT"] = str(server.getsockname()[1])
-    told = shipway("up", SHIPWAY_HOME=str(home), SHIPWAY_START_SECONDS="9", **ports)
+    told = shipway("up", SHIPWAY_HOME=str(home), SHIPWAY_START_SECONDS="40", **ports)
     assert told.returncode == 1
     assert "mlflow" in told.stderr
     assert "unable to open database file" in told.stderr

@@ -17,6 +17,8 @@ from infra.images.interface import PermanentImageError, TransientImageError
 from infra.images.template import KEY_LABEL, STAGE_LABEL
 from tests.infra.images.conftest import MINOR, SECRET
 
+pytestmark = pytest.mark.long  # a real build each
+
 EVERYTHING = [ImagePolicy(model=m, dependencies=d) for m in ("included", "pulled") for d in ("included", "resolved")]
 
 
