@@ -15,7 +15,7 @@ LOCK := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --gen
 ADDED := infra/compose infra/compose/stand-ins/s3
 LOCK_ADDED := $(UV) pip compile --no-deps --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
 	-c requirements/dev.txt --custom-compile-command "make lock"
-EXTRAS := $(addprefix --extra ,demo onnx xgboost lightgbm postgresql s3 signing prefect-docker)
+EXTRAS := $(addprefix --extra ,demo xgboost lightgbm postgresql s3 signing prefect-docker)
 
 .PHONY: help demo test test-long lint bench base-image up down lock lock-check clean
 

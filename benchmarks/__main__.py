@@ -1,136 +1,179 @@
-"""``python -m benchmarks``: one model server, bare and behind the gateway, on this machine.
+"""``python -m benchmarks``: model servers on this machine, Shipway and its peers, one worker each.
 
-A logistic regression over 20 columns, one worker, one row a request, prediction log and schema check on. Prints a table
-and writes ``.shipway/bench/serving.json``. The client runs on the same cores and costs about as much as the server, so
-the numbers are a floor.
+Prints a table and writes ``.shipway/bench/serving.json``; ``python -m benchmarks.report`` puts it into docs/benchmarks.md.
+The peers' environments are made once, below ``.shipway/bench/envs``.
 """
 
 from __future__ import annotations
 
-import asyncio
+import argparse
 import json
-import subprocess
+import signal
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from benchmarks.load import Load, closed_loop
+from benchmarks import peers_started, shipway
+from benchmarks.batch import BatchRunError
+from benchmarks.load import generator
+from benchmarks.measure import FULL, QUICK, BenchError, Effort, light, machine, measure
+from benchmarks.models import BenchModel, estimators, trained
+from benchmarks.peers_started import PEERS, TUNED, PeerEnvironmentError, Peers
+from benchmarks.processes import Processes, ServerEndedError
+from benchmarks.report import table
+from benchmarks.servers import Server, WrongAnswerError
 
-ROUNDS, SECONDS, CONNECTIONS, COLUMNS = 5, 3.0, 8, 20
-RESULT = Path(".shipway/bench/serving.json")
+ROOT = Path(".shipway/bench")
+RESULT = ROOT / "serving.json"
+DEFAULT_MODELS = [key for key in estimators() if key != "xgboost"]
+SERVERS = [*shipway.DIRECT, *shipway.GATEWAYS, *shipway.BARE, *PEERS, *TUNED]
+EVERYWHERE = {"shipway", "shipway-gateway", *PEERS, *TUNED}
+"""Servers that every model is measured with; the others only where their difference is the largest."""
+
+CHEAP = ("logistic_regression", "logistic_regression_onnx")
+OURS = ("shipway", "mlflow", "scikit-learn", "lightgbm", "onnxruntime", "numpy", "uvicorn", "uvloop", "httptools")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, prints, writes."""
-    from infra.gateways.envoy import EnvoyGateway
-    from infra.targets.interface import Address
-    from infra.traffic import Arm, TrafficPlan
-
-    with tempfile.TemporaryDirectory(prefix="shipway-bench-") as name:
-        folder = Path(name)
-        model = _save_model(folder / "model")
-        ports = [_free_port() for _ in range(3)]
-        gateway = EnvoyGateway(folder / "gateway", host="127.0.0.1", port=ports[1], admin_port=ports[2])
-        gateway.bootstrap()
-        server = [sys.executable, "-m", "bentos.launcher", "--bento", str(model), "--host", "127.0.0.1"]
-        server += ["--port", str(ports[0]), "--segments", str(folder / "segments"), "--deployment", "bench"]
-        with (
-            (folder / "server.log").open("wb") as log,
-            subprocess.Popen(server, stdout=log, stderr=log) as launched,
-            subprocess.Popen(gateway.command(), stdout=log, stderr=log) as envoy,
-        ):
-            try:
-                _wait(ports[0], launched, folder / "server.log")
-                arm = Arm("baseline", "1", "bench", Address(host="127.0.0.1", port=ports[0]), 100)
-                gateway.apply(TrafficPlan("bench", (arm,)), timeout=30)
-                results = measure(
-                    {"shipway": (ports[0], "/invocations"), "shipway-gateway": (ports[1], "/models/bench/invocations")}
-                )
-            finally:
-                envoy.terminate()
-                launched.terminate()
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps({"command": "make bench", "at": time.time(), "results": results}, indent=2))
-    for result in results:
-        rate = result["requests_per_second"]
-        print(
-            f"{result['model']:20} {result['server']:16} {rate['median']:8.0f} requests/s ({rate['min']:.0f} to {rate['max']:.0f})"
-            f"  p50 {result['p50_ms']:.2f} ms  p99 {result['p99_ms']:.2f} ms"
-        )
-    print(f"written to {RESULT}")
+    options = parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        Bench(options).run(sys.argv[1:] if arguments is None else list(arguments))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except (BatchRunError, BenchError, ServerEndedError, WrongAnswerError) as error:
+        raise SystemExit(f"benchmarks: {error}") from error
 
 
-def measure(servers: dict[str, tuple[int, str]]) -> list[dict[str, Any]]:
-    """Every server in turn, ROUNDS times, so that a noisy moment falls on all of them."""
-    row = [[float(column) / 10 for column in range(COLUMNS)]]
-    split = {"columns": [f"c{column}" for column in range(COLUMNS)], "data": row}
-    body = json.dumps({"dataframe_split": split}).encode()
-    loads: dict[str, list[Load]] = {name: [] for name in servers}
-    for turn in range(ROUNDS + 1):
-        for name, (port, path) in servers.items():
-            load = asyncio.run(
-                closed_loop("127.0.0.1", port, path, body, connections=CONNECTIONS, seconds=SECONDS if turn else 1.0)
-            )
-            if load.failed:
-                raise SystemExit(f"{name}: {load.failed} requests failed; the numbers would mean nothing")
-            if turn:  # the first round warms
-                loads[name].append(load)
-    return [_result(name, found) for name, found in loads.items()]
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; argparse exits with 2 where it is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one short round: whether it works, not how fast")
+    parser.add_argument("--models", nargs="+", choices=list(estimators()), default=DEFAULT_MODELS, metavar="MODEL")
+    parser.add_argument("--servers", nargs="+", choices=SERVERS, default=SERVERS, metavar="SERVER")
+    parser.add_argument(
+        "--parts", nargs="+", choices=("serving", "start", "batch"), default=["serving", "start", "batch"]
+    )
+    return parser.parse_args(arguments)
 
 
-def _result(server: str, loads: list[Load]) -> dict[str, Any]:
-    rates = [load.requests_per_second for load in loads]
-    return {
-        "model": "logistic_regression",
-        "server": server,
-        "rows": 1,
-        "requests_per_second": {"min": min(rates), "median": median(rates), "max": max(rates)},
-        "p50_ms": median(load.p50_ms for load in loads),
-        "p99_ms": median(load.p99_ms for load in loads),
-        "rounds": [asdict(load) for load in loads],
-    }
+class Bench:
+    """One run: which peers can be had, then one model after the other."""
 
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._effort: Effort = QUICK if options.quick else FULL
+        self._began = time.monotonic()
+        self._peers = Peers(ROOT / "envs")
+        self._out: dict[str, Any] = {"results": [], "light": [], "costs": {}, "runtimes": {}, "start": [], "batch": []}
 
-def _save_model(folder: Path) -> Path:
-    import mlflow.sklearn
-    import numpy as np
-    import pandas as pd
-    from mlflow.models import infer_signature
-    from sklearn.linear_model import LogisticRegression
+    def run(self, arguments: list[str]) -> None:
+        """All of it."""
+        at = datetime.now(UTC)
+        head = {
+            "command": " ".join(["python -m benchmarks", *arguments]),
+            "at": at.timestamp(),
+            "date": at.date().isoformat(),
+            "machine": machine(),
+            "load": generator(),
+        }
+        servers, left_out = self._servers()
+        with tempfile.TemporaryDirectory(prefix="shipway-bench-") as name:
+            for key in self._options.models:
+                self._model(key, servers, Path(name))
+        versions = {package: version(package) for package in OURS}
+        versions |= {peer: peers_started.versions(peer) for peer in PEERS if peer in servers}
+        seconds = round(time.monotonic() - self._began)
+        found = {**head, "seconds": seconds, "versions": versions, "left_out": left_out, **self._out}
+        RESULT.parent.mkdir(parents=True, exist_ok=True)
+        RESULT.write_text(json.dumps(found, indent=1))
+        print(table(found))
+        print(f"written to {RESULT}")
 
-    generator = np.random.default_rng(0)
-    rows = pd.DataFrame(generator.normal(size=(2000, COLUMNS)), columns=[f"c{column}" for column in range(COLUMNS)])
-    classes = (rows.sum(axis=1) > 0).astype(int)
-    model = LogisticRegression().fit(rows, classes)
-    mlflow.sklearn.save_model(model, folder, signature=infer_signature(rows, model.predict(rows)), pip_requirements=[])
-    return folder
+    def _servers(self) -> tuple[list[str], list[dict[str, str]]]:
+        """The servers asked for, and those that cannot be had with the reason."""
+        servers: list[str] = []
+        left_out: dict[str, str] = {}
+        for name in self._options.servers if "serving" in self._options.parts else []:
+            peer = name.removesuffix("-batching")
+            if peer in PEERS and peer not in left_out and peer not in servers:
+                self._tell(f"environment of {peer}")
+                try:
+                    self._peers.ensure(peer)
+                except PeerEnvironmentError as error:
+                    left_out[peer] = str(error)
+                    print(f"{peer} is LEFT OUT, its environment cannot be made: {error}", file=sys.stderr, flush=True)
+            if peer not in left_out:
+                servers.append(name)
+        return servers, [{"server": peer, "reason": reason} for peer, reason in left_out.items()]
 
+    def _model(self, key: str, servers: list[str], folder: Path) -> None:
+        self._tell(f"{key}: training, sealing")
+        model = trained(key, folder / key)
+        ready = shipway.prepared(model, ROOT / "envs" / "models", folder / "bentos")
+        self._out["runtimes"][key] = shipway.runtime_of(ready)
+        parts = self._options.parts
+        if "serving" in parts:
+            self._serving(model, ready, [name for name in servers if name in EVERYWHERE or key in CHEAP], folder / key)
+        if "start" in parts and key in (*CHEAP, "random_forest"):
+            self._start(model, ready, folder)
+        if "batch" in parts and not model.is_tensor and not key.endswith("_native"):
+            self._batch(model, ready.bento.path, folder)
 
-def _free_port() -> int:
-    import socket
+    def _serving(self, model: BenchModel, ready: Any, names: list[str], folder: Path) -> None:
+        with Processes(folder) as processes:
+            servers = self._started(model, ready, names, processes, folder)
+            for server in servers:
+                server.wait(model, processes)
+            self._out["results"] += measure(model, servers, self._effort, folder, self._tell)
+            if model.key == CHEAP[0]:
+                compared = [server for server in servers if server.name in ("shipway", *shipway.GATEWAYS)]
+                self._out["light"] += light(model, compared, self._effort, folder)
+        if model.key in CHEAP:
+            from benchmarks.costs import costs
+            from benchmarks.protocols import SCORING
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+            body = SCORING.request(model, 1)
+            self._out["costs"][model.key] = costs(str(ready.environment.python), ready.bento.path, body, folder)
 
+    def _started(
+        self, model: BenchModel, ready: Any, names: list[str], processes: Processes, folder: Path
+    ) -> list[Server]:
+        servers = [self._peers.start(name, model, processes, folder) for name in names if name in (*PEERS, *TUNED)]
+        servers += [shipway.direct(name, ready, processes, folder) for name in names if name in shipway.DIRECT]
+        servers += [shipway.bare(name, processes) for name in names if name in shipway.BARE]
+        if behind := [name for name in names if name in shipway.GATEWAYS]:
+            servers += shipway.gateways(behind, ready, processes, folder)
+        return sorted(servers, key=lambda server: SERVERS.index(server.name))
 
-def _wait(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    import httpx
+    def _start(self, model: BenchModel, ready: Any, folder: Path) -> None:
+        from benchmarks.start import start
 
-    for _ in range(600):
-        if server.poll() is not None:
-            raise SystemExit(f"the server ended with {server.returncode}:\n{log.read_text()[-2000:]}")
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise SystemExit("the server was not ready within 60 s")
+        self._tell(f"{model.key}: start")
+        ways = [ready]
+        if shipway.runtime_of(ready)["runtime"] != "native":
+            ways.append(shipway.prepared(model, ROOT / "envs" / "models", folder / "bentos", runtime="native"))
+        for way in ways:
+            with Processes(model.folder) as processes:
+                self._out["start"].append(start(model, way, processes, folder, 1 if self._options.quick else 5))
+
+    def _batch(self, model: BenchModel, bento: Path, folder: Path) -> None:
+        from benchmarks.batch import batch
+
+        self._tell(f"{model.key}: batch")
+        rows = 20_000 if self._options.quick else 200_000
+        self._out["batch"] += batch(model, bento, rows, folder)
+        if model.key == CHEAP[0]:  # whether memory grows with the file
+            self._out["batch"] += batch(model, bento, 10 * rows, folder, ("shipway-file",))
+
+    def _tell(self, what: str) -> None:
+        print(f"{time.monotonic() - self._began:6.0f} s  {what}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

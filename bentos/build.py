@@ -30,6 +30,7 @@ from bentos.environment import Lock
 from bentos.errors import PermanentError, ShipwayError, TransientError
 from bentos.model_version import ModelVersion
 from bentos.policy import BuildPolicy, ReleasePolicy
+from bentos.runtimes.profile import Profile
 from bentos.state import writable
 
 ENTRIES = ("__init__", "service", "launcher", "child", "reload", "start")
@@ -38,12 +39,16 @@ ENTRIES = ("__init__", "service", "launcher", "child", "reload", "start")
 PACKAGES = ("loaders", "wire")
 """Packages whose modules are chosen by name at run time, so all of them come along."""
 
+RUNTIME = "runtime"
+"""The folder of a bento's ``src`` that holds what was chosen to answer in the model's place, and what was measured."""
+
 FACTS = (
     "model",
     "version",
     "digest",
     "flavor",
     "runtime",
+    "runtime_digest",
     "lock_digest",
     "build_digest",
     "bento_digest",
@@ -101,26 +106,28 @@ def build(
     lock: Lock,
     bentos: Path,
     *,
+    runtime: Path | None = None,
     code: Path | None = None,
     timeout: float = 300.0,
 ) -> SealedBento:
     """Seals *mv*, whose artifact tree is *artifacts*, into a folder below *bentos*; an existing one is returned as it is.
 
-    *code* is the package folder whose serving modules are sealed in (default: this one), *timeout* is in seconds.
+    *runtime* is the folder of the runtime that was chosen (``bentos.runtimes.chosen``), *lock* then that of its server;
+    without one the model is served as it is. *code* is the package folder whose serving modules are sealed in (default: this one), *timeout* is in seconds.
     Raises PermanentBuildError with the end of the log, TransientBuildError on a time-out; nothing half-made is left.
     """
     modules = serving_modules(code or Path(__file__).parent)
-    facts = _facts(mv, policy, lock, modules)
+    facts = _facts(mv, policy, lock, modules, runtime)
     digest = facts["bento_digest"]
     final = bentos.absolute() / digest.removeprefix("sha256:")[:16]
     with writable(bentos, "the sealed bento"):
-        _seal(mv, artifacts, modules, lock, facts, final, timeout)
+        _seal(mv, {"model": artifacts, RUNTIME: runtime}, modules, lock, facts, final, timeout)
     return load_sealed(final)
 
 
 def _seal(
     mv: ModelVersion,
-    artifacts: Path,
+    trees: Mapping[str, Path | None],
     modules: Mapping[Path, Path],
     lock: Lock,
     facts: Mapping[str, str],
@@ -139,11 +146,11 @@ def _seal(
         # bentoml refuses to read files below a hidden folder, and the stack's own state lies in one (.shipway)
         with tempfile.TemporaryDirectory(prefix="shipway-build-") as outside:
             context = Path(outside).resolve() / "context"
-            _lay_out(context, artifacts, modules, lock, facts)
+            _lay_out(context, trees, modules, lock, facts)
             made = _run_bentoml(context, Path(name) / "home", mv, facts["bento_digest"], timeout)
         if tree_digest(made / "src" / "model") != mv.digest:
             raise PermanentBuildError(
-                f"bento of {mv.name}: the artifact tree at {artifacts} has not the digest {mv.digest} it was resolved"
+                f"bento of {mv.name}: the artifact tree at {trees['model']} has not the digest {mv.digest} it was resolved"
                 " with. Fetch it from the registry again."
             )
         try:
@@ -174,6 +181,7 @@ def load_sealed(path: Path) -> SealedBento:
     found = {
         "digest": tree_digest(source / "model") if (source / "model").is_dir() else "no folder src/model",
         "code_digest": _code_digest(code),
+        "runtime_digest": _runtime_digest(source / RUNTIME),
         "bento_digest": _bento_digest({**facts, "lock_text": lock}),
     }
     for key, value in found.items():
@@ -226,13 +234,17 @@ def _imports(file: Path) -> set[str]:
     return {name for name in found if name.startswith("bentos.")}
 
 
-def _facts(mv: ModelVersion, policy: BuildPolicy, lock: Lock, modules: Mapping[Path, Path]) -> dict[str, str]:
+def _facts(
+    mv: ModelVersion, policy: BuildPolicy, lock: Lock, modules: Mapping[Path, Path], runtime: Path | None
+) -> dict[str, str]:
+    as_it_is = "pyfunc" if policy.runtime == "pyfunc" or mv.flavor == "python_function" else "native"
     facts = {
         "model": mv.model,
         "version": mv.version,
         "digest": mv.digest,
         "flavor": mv.flavor,
-        "runtime": "pyfunc" if mv.flavor == "python_function" else policy.runtime,
+        "runtime": as_it_is if runtime is None else Profile.read(runtime).runtime,
+        "runtime_digest": _runtime_digest(runtime),
         "lock_digest": lock.digest,
         "build_digest": ReleasePolicy(build=policy).build_digest(),
         "code_digest": _code_digest(modules),
@@ -246,6 +258,11 @@ def _bento_digest(facts: Mapping[str, Any]) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
+def _runtime_digest(runtime: Path | None) -> str:
+    """``sha256:…`` of the folder of a runtime; "none" without one."""
+    return tree_digest(runtime) if runtime is not None and runtime.is_dir() else "none"
+
+
 def _code_digest(modules: Mapping[Path, Path]) -> str:
     total = hashlib.sha256()
     for relative, file in sorted(modules.items()):
@@ -254,14 +271,20 @@ def _code_digest(modules: Mapping[Path, Path]) -> str:
 
 
 def _lay_out(
-    context: Path, artifacts: Path, modules: Mapping[Path, Path], lock: Lock, facts: Mapping[str, str]
+    context: Path,
+    trees: Mapping[str, Path | None],
+    modules: Mapping[Path, Path],
+    lock: Lock,
+    facts: Mapping[str, str],
 ) -> None:
     """The build context: what becomes ``src/`` of the bento."""
     for relative, file in modules.items():
         target = context / "bentos" / relative
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
-    shutil.copytree(artifacts, context / "model")
+    for name, tree in trees.items():
+        if tree is not None:
+            shutil.copytree(tree, context / name)
     (context / "requirements.lock").write_text(lock.text)
     (context / "shipway.json").write_text(json.dumps(dict(facts), indent=2, sort_keys=True) + "\n")
 

@@ -1,6 +1,7 @@
 """Prediction in a child process of the model's own environment, so that no worker ever loads a model.
 
-``python -m bentos.child predict|batch …`` is the child; ``run_predict`` and ``run_batch`` start it.
+``python -m bentos.child predict|batch …`` is the child; ``run_predict`` and ``run_batch`` start it. A batch over several
+processes starts ``… work`` itself.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from typing import TYPE_CHECKING
 from bentos.errors import PermanentError, ShipwayError
 
 if TYPE_CHECKING:
+    import argparse
+    from typing import TextIO
+
     from bentos.batch import BatchCounts
 
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
@@ -46,7 +50,9 @@ def run_batch(
     output: Path,
     rejects: Path,
     *,
-    chunk: int = 10_000,
+    chunk: int = 0,
+    processes: int = 1,
+    probabilities: bool = False,
     timeout: float = 3600,
 ) -> BatchCounts:
     """Score the Parquet or CSV file ``source`` as ``bentos.batch.score_file`` does, in ``python``'s environment.
@@ -56,7 +62,8 @@ def run_batch(
     from bentos.batch import BatchCounts
 
     paths = _paths(folder=folder, input=source, output=output, rejects=rejects)
-    printed = _run(python, code, ["batch", *paths, "--chunk", str(chunk)], timeout)
+    options = ["--chunk", str(chunk), "--processes", str(processes), *(["--probabilities"] if probabilities else [])]
+    printed = _run(python, code, ["batch", *paths, *options], timeout)
     return BatchCounts(**json.loads(printed))
 
 
@@ -83,13 +90,18 @@ def main(arguments: Sequence[str]) -> int:
         for option in ("--folder", "--input", "--output"):
             command.add_argument(option, type=Path, required=True)
     batch.add_argument("--rejects", type=Path, required=True)
-    batch.add_argument("--chunk", type=int, default=10_000)
+    batch.add_argument("--chunk", type=int, default=0)
+    batch.add_argument("--processes", type=int, default=1)
+    batch.add_argument("--probabilities", action="store_true")
+    commands.add_parser("work")
     given = parser.parse_args(arguments)
     with os.fdopen(os.dup(1), "w") as answer:
         os.dup2(2, 1)
         try:
-            if given.command == "batch":
-                answer.write(_batch(given.folder, given.input, given.output, given.rejects, given.chunk) + "\n")
+            if given.command == "work":
+                _work(answer)
+            elif given.command == "batch":
+                answer.write(_batch(given) + "\n")
             else:
                 _predict(given.folder, given.input, given.output)
         except ShipwayError as error:
@@ -115,12 +127,29 @@ def _predict(folder: Path, source: Path, output: Path) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _batch(folder: Path, source: Path, output: Path, rejects: Path, chunk: int) -> str:
+def _batch(given: argparse.Namespace) -> str:
     from dataclasses import asdict
 
     from bentos.batch import score_file
 
-    return json.dumps(asdict(score_file(folder, source, output, rejects, chunk=chunk)))
+    counts = score_file(
+        given.folder,
+        given.input,
+        given.output,
+        given.rejects,
+        chunk=given.chunk,
+        processes=given.processes,
+        probabilities=given.probabilities,
+    )
+    return json.dumps(asdict(counts))
+
+
+def _work(answer: TextIO) -> None:
+    from bentos.batch_worker import work
+
+    with os.fdopen(os.dup(0)) as asked, Path(os.devnull).open() as nothing:
+        os.dup2(nothing.fileno(), 0)
+        work(asked, answer)
 
 
 def _paths(**paths: Path) -> list[str]:

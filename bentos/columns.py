@@ -10,6 +10,7 @@ import base64
 import binascii
 import datetime
 import decimal
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -144,9 +145,13 @@ def _number_array(values: Any, dtype: np.dtype) -> np.ndarray:
         number = isinstance(value, (int, float, np.integer, np.floating, decimal.Decimal))
         if isinstance(value, (bool, np.bool_)) or not (number or is_null(value)):
             raise Misfit(describe(value), row)
-    if dtype.kind == "i" and not any(is_null(v) or v != int(v) for v in values if v == v):
+    if dtype.kind == "i" and len(values) and all(map(_whole, values)):
         return _number_array([int(v) for v in values], dtype)
     return np.array([np.nan if is_null(v) else float(v) for v in values], dtype=np.float64)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) or (not is_null(value) and math.isfinite(value) and value == int(value))
 
 
 def _refuse(bad: np.ndarray, array: np.ndarray, why: str = "") -> None:
@@ -208,6 +213,7 @@ def _datetimes(values: Any, _required: bool) -> np.ndarray:
         if not (whole or is_null(value) or isinstance(value, (str, datetime.date, np.datetime64))):
             raise Misfit(describe(value), row)
         try:
+            value = str(value) if isinstance(value, np.str_) else value
             stamp = pd.DatetimeIndex([None if is_null(value) else pd.Timestamp(value)])
             out[row] = (stamp if stamp.tz is None else stamp.tz_convert("UTC").tz_localize(None)).to_numpy()[0]
         except (ValueError, OverflowError):

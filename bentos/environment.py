@@ -95,16 +95,19 @@ class Environments:
         *,
         flavor: str,
         extra: Sequence[str] = (),
+        converters: Sequence[str] = (),
         python_version: str | None = None,
         hashed: bool = False,
     ) -> Lock:
         """The lock of an environment for a model of *flavor* with *requirements* (its pip lines) and *extra* ones.
 
+        *converters*: Shipway's own lines of an environment that models are converted in.
+
         The same input gives the same lock, kept below the folder. *hashed*: never the stack's own environment, whose
         packages have no hashes; images are made from hashed locks. Raises PermanentEnvironmentError with uv's explanation
         when the pins contradict each other, TransientEnvironmentError when the package index is away.
         """
-        lines = needed(requirements, flavor=flavor, extra=extra)
+        lines = needed(requirements, flavor=flavor, extra=(*extra, *converters))
         minor, note = self._python(python_version)
         if not hashed and minor == _minor() and not unsatisfied(lines):
             text = "".join(f"{line}\n" for line in closure(lines))

@@ -13,67 +13,36 @@ import logging
 import queue
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from typing import Self
 
 from bentos.compatible import incompatibility
+from bentos.server_process import (
+    BACKOFF,
+    READY_SECONDS,
+    SOUND_SECONDS,
+    TICK,
+    ServerProcess,
+    exit_code,
+    terminate,
+)
 from bentos.signature import SignatureError, load_signature
 from bentos.upcoming import Followed, Refusal, Runnable, Upcoming
 
 logger = logging.getLogger("shipway.start")
-TICK = 0.05  # seconds between two looks at the children
-READY_SECONDS = 600.0  # a server that is not ready this long after its start is refused
 RETIRE_SECONDS = 600.0  # a retired server that is still there is killed
-BACKOFF = (0.5, 30.0)  # seconds before a server that died is started again: at first, at most
-SOUND_SECONDS = 60.0  # one that served this long died by accident: the backoff begins anew
 
 
-class Child:
-    """One server of *runnable* on the socket *listener*, with a line to it; see bentos/replaced.py."""
+class Child(ServerProcess):
+    """One server of *runnable* on the socket *listener*."""
 
     def __init__(
         self, runnable: Runnable, listener: socket.socket, arguments: Sequence[str], environment: Mapping[str, str]
     ) -> None:
-        self.runnable, self.started = runnable, time.monotonic()
-        self._line, theirs = socket.socketpair()
-        self._line.setblocking(False)
-        command = [str(runnable.python), "-m", "bentos.launcher", "--bento", str(runnable.tree)]
-        command += ["--version", runnable.version, "--fd", str(listener.fileno()), "--parent-fd", str(theirs.fileno())]
-        with theirs:
-            self._process = subprocess.Popen(
-                [*command, *arguments], env=environment, pass_fds=(listener.fileno(), theirs.fileno())
-            )
-
-    def ready(self) -> bool:
-        """Whether it has said, since the last call, that it answers."""
-        with contextlib.suppress(BlockingIOError, ConnectionResetError):
-            return b"ready" in self._line.recv(100)
-        return False
-
-    def say(self, line: str) -> None:
-        """One line to the server; a dead one needs no words."""
-        with contextlib.suppress(OSError):
-            self._line.sendall(" ".join(line.split())[:2000].encode() + b"\n")
-
-    def ended(self) -> int | None:
-        """Its exit code, None while it runs."""
-        return self._process.poll()
-
-    def signal(self, number: int) -> None:
-        """Sends a signal, unless it has ended."""
-        self._process.send_signal(number)
-
-    def kill(self) -> None:
-        """Ends it now."""
-        self._process.kill()
-        self._process.wait()
-        self.close()
-
-    def close(self) -> None:
-        """Lets go of the line."""
-        self._line.close()
+        self.runnable = runnable
+        what = ["--bento", str(runnable.tree), "--version", runnable.version, "--fd", str(listener.fileno())]
+        super().__init__(str(runnable.python), [*what, *arguments], environment, [listener.fileno()])
 
 
 class Handover:
@@ -123,7 +92,7 @@ class Handover:
                         return self._end()
                     self._take(news)
                 if (failed := self._look()) is not None:
-                    return failed if failed >= 0 else 128 - failed
+                    return exit_code(failed)
         finally:
             if self._upcoming is not None:
                 self._upcoming.stop()
@@ -162,7 +131,7 @@ class Handover:
         now = time.monotonic()
         if self._coming is not None:
             code = self._coming.ended()
-            if code is None and self._coming.ready():
+            if code is None and self._coming.said("ready"):
                 self._hand_over()
             elif code is not None or now - self._coming.started > READY_SECONDS:
                 failed, self._coming = self._coming, None
@@ -233,15 +202,12 @@ class Handover:
         """Drains all servers; a second signal is handed on, and ends the drain at once."""
         serving = self._serving
         children = self._children()
-        for child in children:
-            child.signal(signal.SIGTERM)
+        terminate(children)
         while any(child.ended() is None for child in children):
             with contextlib.suppress(queue.Empty):
                 if isinstance(self._news.get(timeout=TICK), int):
-                    for child in children:
-                        child.signal(signal.SIGTERM)
-        code = serving.ended() if serving is not None else 0
-        return (code or 0) if (code or 0) >= 0 else 128 - (code or 0)
+                    terminate(children)
+        return exit_code((serving.ended() or 0) if serving is not None else 0)
 
     def _children(self) -> list[Child]:
         return [child for child in (self._serving, self._coming, *self._retiring) if child is not None]

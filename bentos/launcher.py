@@ -2,7 +2,8 @@
 
 With ``--follow models:/NAME@ALIAS --registry URL`` it follows an alias without a restart; then ``--bento`` may be left
 out, and the alias' version is downloaded first. ``--model`` and ``--version`` name a bare artifact folder. With ``--fd`` it
-answers on a socket of its parent's; see bentos/handover.py.
+answers on a socket of its parent's; see bentos/handover.py. With ``--workers`` it becomes the parent of so many servers; see
+bentos/workers.py.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import gc
 import os
 import signal
 import socket
-import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bentos.errors import PermanentError, ShipwayError
+from bentos.errors import ShipwayError
+from bentos.listening import LaunchError, listening, where
 
 if TYPE_CHECKING:
     from bentos.dataplane import DataPlane
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
     from bentos.reload import Alias
 
 THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-
-
-class LaunchError(PermanentError):
-    """The server cannot start as asked."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,11 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))  # blocked by bentos.start
     try:
-        run(options)
+        return run(options)
     except (ShipwayError, OSError) as error:
         print(f"shipway launcher: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 1
-    return 0
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -62,10 +58,27 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     where.add_argument("--uds", type=Path, help="unix socket to listen on")
     where.add_argument("--port", type=int, help="TCP port to listen on; 0 takes a free one")
     where.add_argument("--fd", type=int, help="descriptor of a bound socket to listen on")
+    where.add_argument("--connections-fd", type=int, help=argparse.SUPPRESS)  # this and two more: bentos.workers alone
     parser.add_argument("--parent-fd", type=int, help="descriptor of the line to a parent that may replace this server")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on, with --port (127.0.0.1)")
     parser.add_argument("--segments", type=Path, help="folder of the prediction log; none: nothing is logged")
     parser.add_argument("--sample", type=float, default=1.0, help="share of requests logged, 0 to 1 (1)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that answer on the same socket (1)")
+    parser.add_argument(
+        "--batching",
+        choices=("auto", "inline", "batched", "off"),
+        default="auto",
+        help="which requests share a predict (auto)",
+    )
+    parser.add_argument("--queue", type=int, default=512, help="requests that may wait; more are answered 429 (512)")
+    parser.add_argument(
+        "--deadline-seconds", type=float, default=30.0, help="a request not answered by then gets 504 (30)"
+    )
+    parser.add_argument("--largest-body-mb", type=float, default=64.0, help="longer bodies are answered 413 (64)")
+    parser.add_argument("--grpc-port", type=int, help="TCP port for gRPC beside HTTP, on --host; 0 takes a free one")
+    parser.add_argument("--grpc-uds", type=Path, help="unix socket for gRPC beside HTTP")
+    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--cells-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--deployment", default="", help="name of the deployment, told by /readyz")
     parser.add_argument("--drain-seconds", type=float, default=1.0, help="time between not ready and closing (1)")
     parser.add_argument("--follow", help="models:/NAME@ALIAS to follow")
@@ -77,13 +90,30 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("one of --bento and --follow is needed")
     if options.follow and not options.registry:
         parser.error("--follow needs --registry, the address of the MLflow server")
+    if options.workers < 1:
+        parser.error(f"--workers {options.workers}: expected 1 or more")
+    if options.grpc_uds and options.workers > 1:
+        parser.error("--grpc-uds goes with one worker: they cannot share it. Use --grpc-port")
+    if options.follow and options.workers > 1:
+        parser.error(
+            "--follow goes with one worker: each would change at its own time. Let bentos.start follow, with --envs"
+        )
     return options
 
 
-def run(options: argparse.Namespace) -> None:
-    """Loads, warms and serves. Raises ShipwayError or OSError where that fails before the server is up."""
+def run(options: argparse.Namespace) -> int:
+    """Loads, warms and serves; the exit code. Raises ShipwayError or OSError where that fails before the server is up."""
+    if options.workers > 1:
+        from bentos.workers import run_workers
+
+        arguments = arguments_of(options, without=("uds", "port", "fd", "parent_fd", "workers"))
+        return run_workers(options, arguments)
+    if options.worker is not None:
+        from bentos.workers import die_with_parent
+
+        die_with_parent()
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(_listening(options))  # first, so that a taken address costs no load
+        listener = stack.enter_context(listening(options))  # first, so that a taken address costs no load
         alias = _alias(options, stack)
         live = _first(options, alias)
         freeze_garbage()
@@ -93,7 +123,18 @@ def run(options: argparse.Namespace) -> None:
             from bentos.reload import Follower
 
             stack.enter_context(Follower(alias, plane, poll_seconds=options.poll_seconds))
+        if options.worker is not None:
+            from bentos.cells import SharedCells
+
+            plane.metrics.share(SharedCells(options.cells_fd), options.worker)
         serve(plane, listener, options)
+    return 0
+
+
+def arguments_of(options: argparse.Namespace, *, without: Sequence[str]) -> list[str]:
+    """*options* as a command line again, but for those *without* which it is to be."""
+    given = {name: value for name, value in vars(options).items() if name not in without and value not in (None, "")}
+    return [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def freeze_garbage() -> None:
@@ -126,10 +167,18 @@ def _first(options: argparse.Namespace, alias: Alias | None) -> Live:
 
 def _plane(options: argparse.Namespace, live: Live) -> DataPlane:
     from bentos.dataplane import DataPlane
-    from bentos.segments import SegmentWriter
+    from bentos.segment_writer import SegmentWriter
 
     writer = SegmentWriter(options.segments, sample=options.sample) if options.segments is not None else None
-    return DataPlane(live, writer=writer, deployment=options.deployment)
+    return DataPlane(
+        live,
+        writer=writer,
+        deployment=options.deployment,
+        largest_body=round(options.largest_body_mb * 2**20),
+        queue=options.queue,
+        deadline=options.deadline_seconds,
+        batching=options.batching,
+    )
 
 
 def serve(plane: DataPlane, listener: socket.socket | None, options: argparse.Namespace) -> None:
@@ -138,15 +187,17 @@ def serve(plane: DataPlane, listener: socket.socket | None, options: argparse.Na
 
     import uvicorn
 
+    from bentos.asgi import Asgi
     from bentos.drain import DrainingServer
+    from bentos.http1 import protocol
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     config = uvicorn.Config(
-        plane,
+        Asgi(plane),
         uds=str(options.uds) if options.uds is not None else None,
         loop="uvloop",
-        http="httptools",
+        http=protocol(plane),
         ws="none",
         lifespan="on",
         access_log=False,
@@ -155,79 +206,31 @@ def serve(plane: DataPlane, listener: socket.socket | None, options: argparse.Na
         log_config=None,
         timeout_keep_alive=75,
     )
-    print(f"shipway launcher: listening on {_where(listener, options)}", flush=True)
+    if options.worker is None:  # workers' parent says it once all of them are
+        print(f"shipway launcher: listening on {where(listener, options)}", flush=True)
     server = DrainingServer(config, plane, options.drain_seconds)
-    if options.parent_fd is not None:
+    if options.worker is not None:
+        from bentos.worker import WorkerServer
+
+        line, given = socket.socket(fileno=options.parent_fd), socket.socket(fileno=options.connections_fd)
+        server = WorkerServer(config, plane, options.drain_seconds, line, given)
+    elif options.parent_fd is not None:
         from bentos.replaced import ReplaceableServer
 
         line = socket.socket(fileno=options.parent_fd)
         server = ReplaceableServer(config, plane, options.drain_seconds, line)
+    if addresses := _grpc_addresses(options):
+        from bentos.grpc_server import GrpcServer
+
+        server.grpc = GrpcServer(plane, addresses)
     server.run(sockets=None if listener is None else [listener])
+    if server.failed:
+        raise LaunchError(f"gRPC cannot listen on {', '.join(addresses)}: see above")
 
 
-def _where(listener: socket.socket | None, options: argparse.Namespace) -> str:
-    name = options.uds if listener is None else listener.getsockname()
-    return "http://{}:{}".format(*name[:2]) if isinstance(name, tuple) else f"unix:{name}"
-
-
-@contextlib.contextmanager
-def _listening(options: argparse.Namespace) -> Iterator[socket.socket | None]:
-    """The bound TCP socket, the parent's, or None with the way to the unix socket cleared; closed and cleared at the end."""
-    if options.fd is not None:
-        with socket.socket(fileno=options.fd) as listener:
-            yield listener
-    elif options.uds is not None:
-        clear_socket(options.uds)
-        try:
-            yield None
-        finally:
-            options.uds.unlink(missing_ok=True)
-    else:
-        with bind_port(options.host, options.port) as listener:
-            yield listener
-
-
-def bind_port(host: str, port: int) -> socket.socket:
-    """A socket bound to *host* and *port*, not listening yet. Raises LaunchError."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise LaunchError(f"--host {host} --port {port}: cannot listen there: {error}") from error
-    return listener
-
-
-def clear_socket(path: Path) -> None:
-    """Makes way for a unix socket at *path*: takes a dead server's away and leaves one that only the owner may use.
-
-    Raises LaunchError where a server answers there, where something else lies there, or where no socket can be.
-    """
-    bind_socket(path).close()  # uvicorn takes over the mode of the socket it finds
-
-
-def bind_socket(path: Path) -> socket.socket:
-    """A unix socket bound to *path*, which only its owner may use, not listening yet; a dead server's is taken away.
-
-    Raises LaunchError where a server answers there, where something else lies there, or where no socket can be.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
-        raise LaunchError(f"--uds {path}: expected nothing or a socket there, found another file")
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError):
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise LaunchError(f"--uds {path}: {error}; give a shorter path or one that can be written") from error
-        else:
-            raise LaunchError(f"--uds {path}: another server answers there; stop it first")
-    bound = socket.socket(socket.AF_UNIX)
-    bound.bind(str(path))
-    path.chmod(0o600)
-    return bound
+def _grpc_addresses(options: argparse.Namespace) -> list[str]:
+    found = [] if options.grpc_port is None else [f"{options.host}:{options.grpc_port}"]
+    return found if options.grpc_uds is None else [*found, f"unix:{options.grpc_uds.absolute()}"]
 
 
 if __name__ == "__main__":

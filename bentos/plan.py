@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from bentos.coerced import Coerced
-from bentos.columns import convert, empty
+from bentos.columns import NUMBERS, convert, empty
 from bentos.nested import Misfit, blank, describe
 from bentos.signature import SCALARS, Column, InputError, Inputs, Param, Signature, Tensor
 from bentos.tensors import as_array, fit_tensor
@@ -42,7 +43,26 @@ class InputPlan:
         Raises InputError that names every column that is missing or does not fit (at most five), with what was found and
         what was expected.
         """
-        return self._coerce_tensors(inputs) if self.tensors else self._coerce_columns(table(inputs, self.columns))
+        if self.tensors:
+            return self._coerce_tensors(inputs)
+        if type(inputs) is np.ndarray and inputs.dtype == self.uniform and inputs.shape[1:] == (len(self.columns),):
+            return self.whole(np.array(inputs, order="C"))  # a copy: models may write into what they are given
+        return self._coerce_columns(table(inputs, self.columns))
+
+    def whole(self, matrix: np.ndarray) -> Coerced:
+        """Columns given as one C-contiguous array [rows x columns] of the type that all of them have; see ``uniform``.
+
+        Raises InputError where there is no row.
+        """
+        if not len(matrix):
+            raise InputError("no rows: expected at least one")
+        return Coerced(len(matrix), labels=self.labels, whole=matrix, keys=self.keys)
+
+    @cached_property
+    def uniform(self) -> np.dtype[Any] | None:
+        """The type of all columns where they share one number type, which any value of that type then fits; else None."""
+        kinds = {column.type for column in self.columns}
+        return NUMBERS.get(kinds.pop()) if len(kinds) == 1 else None
 
     def bad_rows(self, inputs: Inputs) -> tuple[np.ndarray, dict[int, str]]:
         """Which rows of a column table do not fit: a mask [rows], True where bad, and the reason of each bad row.
@@ -92,8 +112,8 @@ class InputPlan:
         rows = self._rows(columns)
         if not rows:
             raise InputError("no rows: expected at least one")
-        if (block := self._doubles(columns)) is not None:
-            return Coerced(rows, dict(zip(self.keys, block, strict=True)), None, self.labels, block=block)
+        if (matrix := self._together(columns)) is not None:
+            return self.whole(matrix)
         out: dict[str, np.ndarray] = {}
         faults: list[str] = []
         for key, column in zip(self.keys, self.columns, strict=True):
@@ -109,14 +129,25 @@ class InputPlan:
         absent = frozenset(label for key, label in zip(self.keys, self.labels, strict=True) if key not in columns)
         return Coerced(rows, out, None, self.labels, absent)
 
-    def _doubles(self, columns: Mapping[Any, Any]) -> np.ndarray | None:
-        """All columns at once, [columns x rows], where all are doubles and all values are Python floats; else None."""
-        if not all(column.type == "double" for column in self.columns):
+    def _together(self, columns: Mapping[Any, Any]) -> np.ndarray | None:
+        """All columns at once, [rows x columns], where they share a number type and come as arrays of it, or as lists of
+        Python floats where that is double; else None."""
+        if self.uniform is None:
             return None
-        lists = [columns.get(key) for key in self.keys]
-        if any(type(values) is not list for values in lists):
+        given = [columns.get(key) for key in self.keys]
+        kinds = set(map(type, given))
+        if kinds == {np.ndarray}:
+            arrays: list[np.ndarray] = given  # type: ignore[assignment] # as just seen
+            # of many rows, one array is made when it is asked for, in the layout that is asked for
+            if len(arrays[0]) > 1000 or any(array.dtype != self.uniform or array.ndim != 1 for array in arrays):
+                return None
+            return np.ascontiguousarray(np.array(arrays).T)
+        if kinds != {list} or self.uniform != np.float64:
             return None
-        return np.array(lists) if set(map(type, chain.from_iterable(lists))) == {float} else None  # type: ignore[arg-type] # lists, checked above
+        lists: list[list[Any]] = given  # type: ignore[assignment] # as just seen
+        return (
+            np.ascontiguousarray(np.array(lists).T) if set(map(type, chain.from_iterable(lists))) == {float} else None
+        )
 
     def _coerce_tensors(self, inputs: Inputs) -> Coerced:
         given, flat = self._tensor_values(inputs)
@@ -151,7 +182,7 @@ class InputPlan:
             return {first: next(iter(arrays.values()))}, True
         try:
             return {first: np.column_stack([as_array(value) for value in arrays.values()])}, True
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise InputError(f"columns {list(arrays)[:5]} do not make one tensor: {error}") from error
 
     def _present(self, columns: Mapping[Any, Any]) -> list[tuple[Column, Any]]:

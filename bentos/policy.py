@@ -34,9 +34,9 @@ class Frozen(BaseModel):
 class BuildPolicy(Frozen):
     """What changes the build. Only this part enters a bento's digest."""
 
-    runtime: Literal["native", "pyfunc"] = Field(
-        "native",
-        description="native: load without mlflow where the flavor allows; pyfunc: always through mlflow.pyfunc.",
+    runtime: Literal["auto", "native", "pyfunc"] = Field(
+        "auto",
+        description="auto: the fastest runtime that was proven to give the same answers (the model as it is, ONNX, or for trees treelite's GTIL); native: the model as it is, without mlflow where the flavor allows; pyfunc: always through mlflow.pyfunc.",
     )
     requirements: tuple[str, ...] = Field(
         (), description="Extra pip requirements for the model's environment, added to the model's own pins."
@@ -66,6 +66,33 @@ class ImagePolicy(Frozen):
                 "image.builder bentoml puts model and dependencies into the image; expected both 'included'"
             )
         return self
+
+
+class ServingPolicy(Frozen):
+    """How a version's server answers. It changes the deployment, never the bento."""
+
+    workers: int = Field(1, ge=1, le=256, description="Processes that answer on the same socket.")
+    batching: Literal["auto", "inline", "batched", "off"] = Field(
+        "auto",
+        description="Which requests share a predict. auto: as the model's measured curve says; inline: each by itself, at once; batched: whatever waited meanwhile is the next predict; off: one by one.",
+    )
+    queue: int = Field(512, ge=1, description="Requests that may wait in one worker; more are answered 429.")
+    deadline_seconds: Seconds = Field(
+        30.0, description="A request that is not answered in this time gets 504; a client may ask for less."
+    )
+    largest_body_mb: float = Field(64.0, gt=0, description="Longest body of a request in MiB; longer ones get 413.")
+    log_sample: Share = Field(
+        1.0, description="Share of requests in the prediction log, chosen by request id; evidence rests on these alone."
+    )
+
+    def arguments(self) -> tuple[str, ...]:
+        """The launcher's options that differ from its own defaults."""
+        given: list[str] = []
+        for name in type(self).model_fields:
+            if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                option = "sample" if name == "log_sample" else name.replace("_", "-")
+                given += [f"--{option}", str(value)]
+        return tuple(given)
 
 
 class SignaturePolicy(Frozen):
@@ -247,6 +274,7 @@ class ReleasePolicy(Frozen):
 
     build: BuildPolicy = BuildPolicy()
     image: ImagePolicy = ImagePolicy()
+    serving: ServingPolicy = ServingPolicy()
     signature: SignaturePolicy = SignaturePolicy()
     vet: VetPolicy = VetPolicy()
     reference: ReferencePolicy = ReferencePolicy()

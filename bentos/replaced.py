@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from bentos.drain import DrainingServer
+from bentos.http1 import RETIRED
 
 if TYPE_CHECKING:
     from bentos.dataplane import DataPlane
@@ -51,7 +52,7 @@ class ReplaceableServer(DrainingServer):
                 self._retired_at = time.monotonic()
                 for server in self.servers:
                     server.close()  # here alone: the socket itself is the parent's
-                self.config.encoded_headers = [(b"connection", b"close")]
+                self.config.encoded_headers = [RETIRED]
                 self.server_state.default_headers = self.config.encoded_headers
             return stop
         since = time.monotonic() - self._retired_at

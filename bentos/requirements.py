@@ -10,7 +10,6 @@ from packaging.utils import canonicalize_name
 
 SERVING: tuple[str, ...] = (
     "numpy",
-    "pandas",
     "pyarrow",
     "orjson",
     "msgspec",
@@ -24,8 +23,14 @@ SERVING: tuple[str, ...] = (
 )
 """What every model server imports besides the model's own libraries."""
 
+FRAMES: tuple[str, ...] = ("pandas",)
+"""What servers of models as they were registered import besides, to make the frames that these take."""
+
 BATCH: tuple[str, ...] = ("pyarrow",)
 """Of these, what no server imports: batch scoring and the check of a version read and write Parquet with it."""
+
+CONVERTED_FLAVOR = "converted"
+"""In place of a flavor: a converted model, which needs what it is pinned to and no frames."""
 
 LOADING: dict[str, tuple[str, ...]] = {
     "sklearn": ("scikit-learn", "cloudpickle"),
@@ -33,8 +38,19 @@ LOADING: dict[str, tuple[str, ...]] = {
     "xgboost": (),
     "lightgbm": ("lightgbm",),
     "python_function": ("mlflow",),
+    CONVERTED_FLAVOR: (),
 }
 """What loading a flavor needs, whether or not the model's author listed it."""
+
+SERVED_BY: dict[str, tuple[str, ...]] = {"onnx": ("onnxruntime", "numpy"), "gtil": ("treelite", "numpy")}
+"""What a converted model is answered with, by its runtime; pinned to the versions that it was proven with."""
+
+CONVERTERS: dict[str, tuple[str, ...]] = {
+    "sklearn": ("onnx>=1.17", "onnxruntime>=1.20", "skl2onnx>=1.18", "treelite>=4.4"),
+    "lightgbm": ("onnx>=1.17", "onnxruntime>=1.20", "treelite>=4.4"),
+    "xgboost": ("onnx>=1.17", "onnxruntime>=1.20", "treelite>=4.4"),
+}
+"""What turns a model of a flavor into a faster one and tries it; the first two know trees of doubles from there on."""
 
 INFERRED_ONLY = frozenset({"mlflow", "mlflow-skinny", "mlflow-tracing", "pytest", "rich", "psutil"})
 """MLflow infers these from its own imports; a natively loaded model does not need them."""
@@ -48,9 +64,11 @@ def needed(requirements: Sequence[str], *, flavor: str, extra: Sequence[str] = (
     """
     own = [line for line in requirements if flavor == "python_function" or project(line) not in INFERRED_ONLY]
     names = {project(line) for line in own}
+    loading = LOADING.get(flavor, LOADING["python_function"])
+    frames = FRAMES if flavor != CONVERTED_FLAVOR else ()
     if "xgboost-cpu" in names:
         own = [line for line in own if project(line) != "xgboost"]
-    for line in [*extra, *LOADING.get(flavor, LOADING["python_function"]), *SERVING]:
+    for line in [*extra, *loading, *SERVING, *frames]:
         if project(line) not in names or line in extra:
             own.append(line)
             names.add(project(line))

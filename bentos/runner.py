@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from bentos.coerced import Coerced
 from bentos.loaders import choose_flavor, load_predictor
 from bentos.loaders.interface import LoadError, PredictError, Prediction, Predictor
 from bentos.plan import InputPlan
+from bentos.runtimes.profile import CONVERTED, Profile
 from bentos.signature import InputError, Inputs, Signature, parse_signature, read_mlmodel
 
 
@@ -32,6 +33,7 @@ class ModelRunner:
     signature: Signature
     plan: InputPlan
     predictor: Predictor
+    profile: Profile = field(default_factory=Profile)  # what was measured of the runtime when the bento was sealed
 
     @staticmethod
     def load(folder: Path) -> ModelRunner:
@@ -45,9 +47,20 @@ class ModelRunner:
         mlmodel = read_mlmodel(root)
         signature = parse_signature(mlmodel.get("signature"), root)
         flavor = "python_function" if facts.get("runtime") in PYFUNC else choose_flavor(mlmodel)
-        predictor = load_predictor(root, mlmodel, flavor)
+        made = folder / "src" / "runtime"
+        profile = Profile.read(made) if facts else Profile()
+        if facts and profile.runtime != facts.get("runtime", "native") and made.is_dir():
+            raise LoadError(
+                f"{made} is of the runtime {profile.runtime}, the bento of {facts.get('runtime')}. Build the bento again"
+            )
+        if profile.runtime in CONVERTED and profile.converted is not None:
+            from bentos.loaders.converted import load as load_converted
+
+            predictor: Predictor = load_converted(made, profile.runtime, profile.converted)
+        else:
+            predictor = load_predictor(root, mlmodel, flavor, array=profile.array)
         model, version = str(facts.get("model", "")), str(facts.get("version", ""))
-        return ModelRunner(root, model, version, flavor, signature, InputPlan.compile(signature), predictor)
+        return ModelRunner(root, model, version, flavor, signature, InputPlan.compile(signature), predictor, profile)
 
     def predict(
         self, inputs: Inputs, params: Mapping[str, Any] | None = None, *, probabilities: bool = False
@@ -64,6 +77,9 @@ class ModelRunner:
         except (InputError, PredictError):
             raise
         except Exception as error:
+            # such values fit the signature, and are the client's to avoid
+            if isinstance(error, ValueError) and not data.usual:
+                raise InputError(f"the model refuses a missing, infinite or very large value: {error}") from error
             name = f"{self.model}/{self.version}" if self.model else str(self.folder)
             raise PredictError(f"model {name} raised {type(error).__name__}: {error}") from error
 

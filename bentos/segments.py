@@ -1,4 +1,4 @@
-"""The prediction log: records, the writer inside a server, and the reader outside it.
+"""The prediction log: records, the frames that hold them, and the reader; the writer is bentos.segment_writer.
 
 A segment is a file ``<start ns>-<pid>-<seq>``: ``.open`` while a server appends to it (and holds a lock on it), ``.seg``
 once it is closed. It starts with eight bytes of magic; then frame follows frame::
@@ -13,16 +13,16 @@ are lost to a kill -9; nothing is synced to disk, so a machine that loses power 
 from __future__ import annotations
 
 import fcntl
-import os
 import struct
-import threading
-import time
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
 MAGIC = b"SHPSEG01"
-KINDS = ("invocations", "v2")
+KINDS = ("invocations", "v2", "grpc")
+_KIND_BYTES = {kind: byte for byte, kind in enumerate(KINDS)}
 DROPPED = 255  # the kind byte of a frame that only counts lost records
 _FRAME = struct.Struct("<II")
 _FIXED = struct.Struct("<BBHHqqIIHHHHHII")
@@ -30,6 +30,7 @@ _LOST = struct.Struct("<BQ")
 _MIRRORED, _REQUEST_CUT, _RESPONSE_CUT = 1, 2, 4
 _LONGEST_TEXT = 1024
 _LARGEST_FRAME = 1 << 30
+_ALL = 1 << 32  # as many crcs as there are
 
 
 class Record(NamedTuple):
@@ -43,7 +44,7 @@ class Record(NamedTuple):
     version: str  # the version that answered
     status: int
     latency_ns: int
-    kind: str  # "invocations" or "v2"
+    kind: str  # one of KINDS
     content_type: str
     request_header_length: int  # V2 binary tensors: bytes of JSON before them; 0: none
     response_content_type: str
@@ -64,43 +65,61 @@ class Scan(NamedTuple):
 
 def pack(record: Record, max_body: int) -> bytes:
     """One frame. Bodies longer than *max_body* bytes are cut and marked so; texts are cut at 1024 characters."""
-    request_id, assigned = _text(record.request_id), _text(record.assigned)
-    version, content_type, response_type = (
-        _text(record.version),
-        _text(record.content_type),
-        _text(record.response_content_type),
-    )
-    request, response = record.request, record.response
-    flags = _MIRRORED if record.mirrored else 0
-    if record.request_truncated or len(request) > max_body:
+    (
+        identifier,
+        time_ns,
+        assigned,
+        mirrored,
+        attempt,
+        version,
+        status,
+        latency_ns,
+        kind,
+        content_type,
+        request_header,
+        response_type,
+        response_header,
+        request,
+        response,
+        request_cut,
+        response_cut,
+    ) = record  # at once: seventeen attributes would cost as much as the rest of this
+    request_id = _text(identifier)
+    texts, *lengths = _texts(assigned, version, content_type, response_type)
+    flags = _MIRRORED if mirrored else 0
+    if request_cut or len(request) > max_body:
         flags |= _REQUEST_CUT
         request = request[:max_body]
-    if record.response_truncated or len(response) > max_body:
+    if response_cut or len(response) > max_body:
         flags |= _RESPONSE_CUT
         response = response[:max_body]
     fixed = _FIXED.pack(
-        1 if record.kind == "v2" else 0,
+        _KIND_BYTES[kind],
         flags,
-        record.status,
-        min(record.attempt, 0xFFFF),
-        record.time_ns,
-        record.latency_ns,
-        record.request_header_length,
-        record.response_header_length,
+        status,
+        attempt if attempt < 0xFFFF else 0xFFFF,
+        time_ns,
+        latency_ns,
+        request_header,
+        response_header,
         len(request_id),
-        len(assigned),
-        len(version),
-        len(content_type),
-        len(response_type),
+        *lengths,
         len(request),
         len(response),
     )
-    payload = b"".join((fixed, request_id, assigned, version, content_type, response_type, request, response))
+    payload = b"".join((fixed, request_id, texts, request, response))
     return _FRAME.pack(len(payload), crc32(payload)) + payload
 
 
 def _text(value: str) -> bytes:
     return value[:_LONGEST_TEXT].encode("utf-8", "replace")
+
+
+@lru_cache(maxsize=64)
+def _texts(*values: str) -> tuple[bytes, int, int, int, int]:
+    """Four texts that most requests share, one after the other, and the length of each in bytes."""
+    first, second, third, fourth = map(_text, values)
+    return b"".join((first, second, third, fourth)), len(first), len(second), len(third), len(fourth)
 
 
 def _unpack(payload: memoryview) -> Record:
@@ -203,154 +222,15 @@ def abandoned(path: Path) -> bool:
 
 def close_leftovers(folder: Path) -> list[Path]:
     """Renames what dead servers left open in *folder* to ``.seg``; returns the new paths."""
-    return [
-        path.rename(path.with_suffix(".seg")) for path in folder.glob("*.open") if abandoned(path) and path.exists()
-    ]
+    closed = []
+    for path in folder.glob("*.open"):
+        if abandoned(path):
+            with suppress(FileNotFoundError):  # another server of the version did it just now
+                closed.append(path.rename(path.with_suffix(".seg")))
+    return closed
 
 
-class SegmentWriter:
-    """Appends records to segments in *folder* and never makes the caller wait.
-
-    ``append`` copies into a buffer; a thread writes the buffer out every *flush_seconds*, or sooner when much is
-    waiting. Where nothing can be written (disk full, folder read-only) or more than *max_buffer* bytes wait, records are
-    counted in ``dropped``, and the next segment that can be written says how many. *sample* (0 to 1) keeps that share of
-    requests, chosen by request id, so that both arms keep the same ones.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        rotate_bytes: int = 16 << 20,
-        rotate_seconds: float = 60.0,
-        flush_seconds: float = 0.5,
-        sample: float = 1.0,
-        max_buffer: int = 32 << 20,
-        max_body: int = 1 << 20,
-    ) -> None:
-        self.folder = folder
-        self.dropped = 0  # records lost so far
-        self.written = 0  # records handed to the operating system so far
-        self.error = ""  # why the last write failed; "" after one that succeeded
-        self._rotate_bytes, self._rotate_seconds, self._flush_seconds = rotate_bytes, rotate_seconds, flush_seconds
-        self._max_buffer, self._max_body = max_buffer, max_body
-        self._keep = round(min(max(sample, 0.0), 1.0) * 2**32)
-        self._buffer, self._waiting = bytearray(), 0
-        self._lock, self._wake, self._stop = threading.Lock(), threading.Event(), False
-        self._file: int | None = None
-        self._path = folder
-        self._size, self._opened, self._sequence, self._untold = 0, 0.0, 0, 0
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            close_leftovers(folder)
-        except OSError as error:
-            self.error = f"{folder}: {error}"
-        self._thread = threading.Thread(target=self._run, name="segment-writer", daemon=True)
-        self._thread.start()
-
-    def append(self, record: Record) -> None:
-        """Takes *record* over; 2 to 4 µs for a small request. Never blocks on the disk, never raises for it."""
-        if crc32(record.request_id.encode("utf-8", "replace")) >= self._keep:
-            return
-        frame = pack(record, self._max_body)
-        with self._lock:
-            if len(self._buffer) + len(frame) > self._max_buffer:
-                self.dropped += 1
-                self._untold += 1
-                return
-            self._buffer += frame
-            self._waiting += 1
-            if len(self._buffer) > self._max_buffer // 4:
-                self._wake.set()
-
-    def flush(self) -> None:
-        """Writes what waits, in the caller's thread."""
-        with self._lock:
-            data, self._buffer = self._buffer, bytearray()
-            count, self._waiting = self._waiting, 0
-            untold, self._untold = self._untold, 0
-        if not data and not untold:
-            return
-        try:
-            self._write((_lost(untold) if untold else b"") + data)
-            self.written += count
-            self.error = ""
-        except OSError as error:
-            self.error = f"{self.folder}: {error}"
-            with self._lock:
-                self.dropped += count
-                self._untold += untold + count
-
-    def close(self) -> None:
-        """Flushes, closes the segment and ends the thread. A second call does nothing."""
-        if self._stop:
-            return
-        self._stop = True
-        self._wake.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop:
-            self._wake.wait(self._flush_seconds)
-            self._wake.clear()
-            self.flush()
-            if self._file is not None and (
-                self._size >= self._rotate_bytes or time.monotonic() - self._opened >= self._rotate_seconds
-            ):
-                self._close_file()
-        self.flush()
-        self._close_file()
-
-    def _write(self, data: bytes) -> None:
-        if self._file is None:
-            self._open_file()
-        assert self._file is not None
-        rest = memoryview(data)
-        try:
-            while rest:
-                rest = rest[os.write(self._file, rest) :]
-        except OSError:
-            self._cut()
-            raise
-        self._size += len(data)
-
-    def _cut(self) -> None:
-        """Takes a half-written flush away again, so that what is written later stays readable."""
-        assert self._file is not None
-        try:
-            os.ftruncate(self._file, self._size)
-            os.lseek(self._file, self._size, os.SEEK_SET)
-        except OSError:  # this file ends with a torn tail; the next flush begins another
-            self._close_file()
-
-    def _open_file(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._sequence += 1
-        path = self.folder / f"{time.time_ns()}-{os.getpid()}-{self._sequence}.open"
-        hidden = path.with_suffix(".new")  # nobody may take it for a dead server's before it is locked
-        file = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            os.write(file, MAGIC)
-            hidden.rename(path)
-        except OSError:
-            os.close(file)
-            hidden.unlink(missing_ok=True)
-            raise
-        self._file, self._path, self._size, self._opened = file, path, len(MAGIC), time.monotonic()
-
-    def _close_file(self) -> None:
-        if self._file is None:
-            return
-        file, self._file = self._file, None
-        try:
-            self._path.rename(self._path.with_suffix(".seg"))
-        except OSError as error:  # the reader finds it as .open all the same
-            self.error = f"{self._path}: {error}"
-        finally:
-            os.close(file)
-
-
-def _lost(count: int) -> bytes:
+def lost(count: int) -> bytes:
+    """A frame that says how many records could not be written."""
     payload = _LOST.pack(DROPPED, count)
     return _FRAME.pack(len(payload), crc32(payload)) + payload

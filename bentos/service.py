@@ -15,7 +15,7 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 import bentoml  # after the line above: telemetry is off before it can start
 
 if TYPE_CHECKING:
-    from bentos.dataplane import DataPlane
+    from bentos.asgi import Asgi
 
 SEGMENTS = "SHIPWAY_SEGMENTS"  # environment variable: folder of the prediction log; unset: nothing is logged
 
@@ -23,19 +23,20 @@ SEGMENTS = "SHIPWAY_SEGMENTS"  # environment variable: folder of the prediction 
 class PlaneService(bentoml.Service[Any]):  # type: ignore[misc] # bentoml ships no type information
     """A BentoML service whose application is Shipway's data plane."""
 
-    def to_asgi(self, is_main: bool = True) -> DataPlane:
+    def to_asgi(self, is_main: bool = True) -> Asgi:
         """Loads the model of this bento and gives the application that answers for it."""
+        from bentos.asgi import Asgi
         from bentos.dataplane import DataPlane
         from bentos.launcher import THREAD_SETTINGS, freeze_garbage
         from bentos.live import Live
-        from bentos.segments import SegmentWriter
+        from bentos.segment_writer import SegmentWriter
 
         for name in THREAD_SETTINGS:
             os.environ.setdefault(name, "1")
         live = Live.load(Path(__file__).resolve().parents[2])
         freeze_garbage()
         folder = os.environ.get(SEGMENTS)
-        return DataPlane(live, writer=SegmentWriter(Path(folder)) if folder else None)
+        return Asgi(DataPlane(live, writer=SegmentWriter(Path(folder)) if folder else None))
 
 
 @bentoml.service(name="shipway", service_class=PlaneService, workers=1)

@@ -24,6 +24,7 @@ from typing import NoReturn
 from bentos import launcher
 from bentos.download import split_alias
 from bentos.errors import ShipwayError, TransientError
+from bentos.listening import bind_port, bind_socket
 from bentos.pulled import Models
 
 AWAY = 75  # exit code for what may succeed later (EX_TEMPFAIL)
@@ -137,7 +138,7 @@ def _follow(options: argparse.Namespace, rest: Sequence[str], code: Path) -> int
         address.add_argument(name)
     given = launcher.parse(["--bento", ".", *rest])
     _, others = address.parse_known_args(rest)
-    listener = launcher.bind_socket(given.uds) if given.uds else launcher.bind_port(given.host, given.port)
+    listener = bind_socket(given.uds) if given.uds else bind_port(given.host, given.port)
     try:
         followed = Followed(
             *split_alias(options.follow), options.registry, Models(options.models), environments(options.envs)

@@ -15,7 +15,9 @@ def batch_score(
     version: int | str | None = None,
     alias: str | None = None,
     rejects: str | None = None,
-    chunk: int = 10_000,
+    chunk: int = 0,
+    processes: int = 1,
+    probabilities: bool = False,
 ) -> dict[str, float]:
     """Scores a Parquet or CSV file with a registered version, in a child process of the version's own environment.
 
@@ -28,7 +30,12 @@ def batch_score(
         version: Version to score with; give this or alias. With neither, the champion scores.
         alias: Alias of the version to score with.
         rejects: Parquet file of the rows set aside; empty: <output>.rejects.parquet.
-        chunk: Rows held in memory at a time.
+        chunk: Rows predicted at a time; 0: as many as 64 MB of the file hold, from 1,000 to 65,536. Memory is a few chunks
+            a process, however long the file is.
+        processes: Processes that share a Parquet file, each with the model in memory; 0: one a core. CSV is always
+            read by one. The answers are the same, whatever the number.
+        probabilities: Class probabilities beside the prediction, as probability_<class>; they cost a classifier
+            a second pass over the rows.
     """
     from dataclasses import asdict
 
@@ -57,6 +64,8 @@ def batch_score(
             Path(output).absolute(),
             aside.absolute(),
             chunk=chunk,
+            processes=processes,
+            probabilities=probabilities,
         )
         counts.update(asdict(scored))
         return f"{found.name}: {counts}"

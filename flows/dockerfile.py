@@ -53,6 +53,7 @@ def write_dockerfile(
     """
     from bentos.build import build
     from bentos.lock_text import served
+    from bentos.runtimes.chosen import choose_runtime
     from infra.images.builder import content_of, sources_of
     from infra.images.labels import labels_of
     from infra.images.template import whole_recipe
@@ -65,8 +66,13 @@ def write_dockerfile(
     _empty(output)
     chosen = version or None
     found = registry.resolve(model, version=chosen, alias=None if chosen else alias or "champion")
-    lock = environments.lock_for(found, policy.build, hashed=True)
-    bento = build(found, registry.fetch(found), policy.build, lock, bentos)
+    artifacts, wanted = registry.fetch(found), policy.build
+    if policy.image.model == "pulled" and wanted.runtime == "auto":  # its container fetches the registered files
+        wanted = wanted.model_copy(update={"runtime": "native"})
+    lock = environments.lock_for(found, wanted, hashed=True)
+    runtime = choose_runtime(found, artifacts, wanted, lock, environments, bentos.parent / "runtimes", hashed=True)
+    lock = runtime.lock
+    bento = build(found, artifacts, wanted, lock, bentos, runtime=runtime.folder)
     content = content_of(bento, lock.text, policy.image)
     text = served(lock.text) if content.kind == "env" else ""
     recipe = whole_recipe(content, base, text, sources_of(bento, content), labels_of(bento, found, content))

@@ -229,10 +229,11 @@ class Drive:
             )
         lock = (bento.source / "requirements.lock").read_text()
         sboms = keep_sboms(self.scratch / "evidence" / "sbom", prepared.version, lock, image)
+        facts = {"built": bento.digest, **prepared.runtime_facts(), **sboms}
         if image is None:
-            return self._noted(f"sealed bento {bento.path.name}", built=bento.digest, **sboms)
-        said = f"sealed bento {bento.path.name}, image {image.tag} ({image.size / 1e6:.0f} MB)"
-        return self._noted(said, built=bento.digest, image=image.reference, image_tag=image.tag, **sboms)
+            return self._noted(f"sealed bento {bento.path.name}, {prepared.runtime}", **facts)
+        said = f"sealed bento {bento.path.name}, {prepared.runtime}, image {image.tag} ({image.size / 1e6:.0f} MB)"
+        return self._noted(said, image=image.reference, image_tag=image.tag, **facts)
 
     def _check(self, version: str) -> str:
         from flows.check import check_version

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bentos.artifact_tree import write_atomically
 from bentos.errors import PermanentError
-from bentos.policy import ImagePolicy
+from bentos.policy import ImagePolicy, ServingPolicy
 from flows.world import deployed
 from infra.targets.interface import Deployment, DeploymentSpec, State
 
@@ -44,11 +44,24 @@ class Prepared:
     bento: SealedBento
     image: Image | None = None  # None where the target runs no images
     image_policy: ImagePolicy = field(default_factory=ImagePolicy)
+    serving: ServingPolicy = field(default_factory=ServingPolicy)
 
     @property
     def code(self) -> Path:
         """Folder to put on the path of a process of the model's environment."""
         return self.bento.path / "src"
+
+    @property
+    def runtime(self) -> str:
+        """What answers: native, onnx, gtil or pyfunc."""
+        return self.bento.facts["runtime"]
+
+    def runtime_facts(self) -> dict[str, str]:
+        """What a release's record says of the runtime: which one, and why."""
+        from bentos.runtimes.profile import Profile
+
+        profile = Profile.read(self.bento.source / "runtime")
+        return {"runtime": self.runtime, "runtime_reason": profile.reason[:4000]}
 
     def spec(self) -> DeploymentSpec:
         """What the target is asked to run."""
@@ -62,6 +75,7 @@ class Prepared:
             model_digest=self.version.digest,
             pulled=self.image is not None and self.image_policy.model == "pulled",
             resolved=self.image is not None and self.image_policy.dependencies == "resolved",
+            arguments=self.serving.arguments(),
         )
 
 
@@ -109,14 +123,41 @@ def prepare(line: Line, model: str, version: str, policy: ReleasePolicy) -> Prep
     """The sealed bento of a version, its environment, and its image where the target runs images; each is made unless
     it is there."""
     from bentos.build import build
+    from bentos.runtimes.chosen import choose_runtime
 
     found = line.registry.resolve(model, version=version)
     artifacts = line.registry.fetch(found)
-    lock = line.environments.lock_for(found, policy.build, hashed=line.images is not None)
-    environment = line.environments.ensure(lock)
-    bento = build(found, artifacts, policy.build, lock, line.settings.bentos)
+    hashed = line.images is not None
+    wanted = policy.build
+    if hashed and policy.image.model == "pulled" and wanted.runtime == "auto":
+        wanted = wanted.model_copy(
+            update={"runtime": "native"}
+        )  # its container fetches the registered files, no others
+    lock = line.environments.lock_for(found, wanted, hashed=hashed)
+    chosen = choose_runtime(
+        found,
+        artifacts,
+        wanted,
+        lock,
+        line.environments,
+        line.settings.root / "runtimes",
+        hashed=hashed,
+        reference=lambda: _reference(line, found, artifacts, policy),
+    )
+    environment = line.environments.ensure(chosen.lock)
+    bento = build(found, artifacts, wanted, chosen.lock, line.settings.bentos, runtime=chosen.folder)
     image = line.images.ensure(bento, found, policy.image) if line.images is not None else None
-    return Prepared(found, artifacts, environment, bento, image, policy.image)
+    return Prepared(found, artifacts, environment, bento, image, policy.image, policy.serving)
+
+
+def _reference(line: Line, found: ModelVersion, artifacts: Path, policy: ReleasePolicy) -> Path | None:
+    """Rows that a runtime is tried with; None without any. One that was named and is not there is the wire check's to say."""
+    from bentos.reference import ReferenceDataError, find_reference
+
+    try:
+        return find_reference(line.registry, found, artifacts, policy.reference, line.settings.root / "references").path
+    except ReferenceDataError:
+        return None
 
 
 def deploy(line: Line, model: str, version: str, policy: ReleasePolicy) -> Deployment:

@@ -100,7 +100,7 @@ class WireBodies:
         """Predictions; the score is the probability of the last class, where V2 answered with probabilities."""
         arguments = record.kind, record.response_content_type, record.response_header_length, record.response
         values = scalars(decode_response(*arguments))
-        if record.kind != "v2":
+        if record.kind == "invocations":
             return Answer(values)
         probabilities = decode_outputs(*arguments[1:]).get(PROBABILITIES)
         if probabilities is None or len(probabilities) != len(values):

@@ -114,7 +114,7 @@ class LogReader:
             inputs=inputs,
             invalid_rows=invalid,
             gateway=gateway or {},
-            dropped=sum(tail.dropped for tail in self._tails.values()),
+            dropped=self._dropped(),
             notes=self._notes(),
         )
 
@@ -147,7 +147,7 @@ class LogReader:
         if pair.baseline is not None:
             missing = self._assigned(live) == "candidate" or self._stage(live.time_ns) == "shadow"
         else:
-            missing = live.mirrored or live.status >= 500
+            missing = live.mirrored or live.status >= 500 or live.status == 429
         return GRACE_NS if missing else SETTLE_NS
 
     def _complete(self, request_id: str, pair: _Pair) -> None:
@@ -190,7 +190,7 @@ class LogReader:
 
     def _inputs(self, record: Record) -> tuple[Mapping[str, Sequence[Any]], int]:
         """Input columns, and how many rows break the signature: a server answers those with 4xx."""
-        refused = 400 <= record.status < 500
+        refused = 400 <= record.status < 500 and record.status != 429
         try:
             return self._bodies.inputs(record), self._bodies.invalid(record) if refused else 0
         except PermanentError:
@@ -216,15 +216,20 @@ class LogReader:
         at = bisect_right([start for start, _ in self.stages], time_ns)
         return self.stages[max(at - 1, 0)][1]
 
+    def _dropped(self) -> int:
+        """Records of both versions that their servers could not log since the release began."""
+        return sum(tail.dropped for tail in self._tails.values())
+
     def _notes(self) -> tuple[str, ...]:
         counts = Counter(self._counts)
+        counts["records could not be logged by their server and are missing"] += self._dropped()
         counts["lines of the labels are no labels"] += self._labels.broken
         counts["segments were deleted before they were read"] += sum(tail.lost for tail in self._tails.values())
         return tuple(f"{number} {what}" for what, number in sorted(counts.items()) if number)
 
 
 def _badness(record: Record) -> tuple[bool, int, int]:
-    return record.status >= 500, record.status, record.latency_ns
+    return record.status >= 500 or record.status == 429, record.status, record.latency_ns
 
 
 def _error(pair: _Pair) -> str | None:

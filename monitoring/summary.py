@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +51,7 @@ def summarise(evidence: Evidence, name: str | None = None) -> Summary:
         "mirrored to the candidate": int(requests["mirrored"].sum()),
         "failed by the candidate": int(failed.sum()),
         "of those, answered by the baseline": int(requests["fallback"].sum()),
-        "failed by the baseline": int((requests["baseline_status"] >= 500).fillna(value=False).sum()),
+        "failed by the baseline": int(_broke(requests["baseline_status"]).sum()),
         "joined answers": len(joined),
         "joined answers that differ": int(differs.sum()),
         "labelled answers": int(answers["label"].notna().sum()),
@@ -82,9 +82,12 @@ def summarise(evidence: Evidence, name: str | None = None) -> Summary:
 
 
 def _failed(requests: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    """Requests that the candidate should have answered and did not, or answered with 5xx, by assignment."""
-    broke = (requests["candidate_status"] >= 500).fillna(value=False).to_numpy(dtype=bool)
-    return np.asarray(broke | requests["fallback"].to_numpy(dtype=bool))
+    """Requests that the candidate should have answered and did not, or answered with 5xx or 429, by assignment."""
+    return np.asarray(_broke(requests["candidate_status"]) | requests["fallback"].to_numpy(dtype=bool))
+
+
+def _broke(status: pd.Series[Any]) -> npt.NDArray[np.bool_]:
+    return ((status >= 500) | (status == 429)).fillna(value=False).to_numpy(dtype=bool)
 
 
 def _differs(joined: pd.DataFrame) -> npt.NDArray[np.bool_]:

@@ -33,6 +33,9 @@ JUDGES: dict[str, Judge] = {
 SPENDING = {"error_rate": 0.35, "labels": 0.3, "disagreement": 0.15, "latency": 0.1, "input_schema": 0.1}
 
 
+LARGEST_LOSS = 0.01  # share of records that may be missing where the policy tolerates no error rate
+
+
 def judge(evidence: Evidence, policy: ReleasePolicy) -> Verdict:
     """The verdict of *evidence* (a shadow or a split) under *policy*; the worst metric wins, silence never promotes.
 
@@ -56,9 +59,7 @@ def examine(evidence: Evidence, policy: ReleasePolicy) -> tuple[Verdict, tuple[s
     answers = [_required(answer, policy) for answer in answers]
     metrics = [answer for answer in answers if isinstance(answer, MetricVerdict)]
     notes = tuple(f"{answer.metric}: {answer.why}" for answer in answers if isinstance(answer, Silent))
-    window = _window(evidence, policy)
-    if window is not None:
-        metrics.append(window)
+    metrics += [verdict for verdict in (_window(evidence, policy), _log(evidence, policy)) if verdict is not None]
     outcome = worst([metric.outcome for metric in metrics])
     return Verdict(evidence.stage, outcome, tuple(metrics), evidence.baseline, evidence.candidate), notes
 
@@ -110,6 +111,29 @@ def _window(evidence: Evidence, policy: ReleasePolicy) -> MetricVerdict | None:
         return None
     why = f"{found} {what}, {least} needed; {least - found} more"
     return MetricVerdict("window", Outcome.INCONCLUSIVE, why, {"found": found, "needed": least}, least - found)
+
+
+def _log(evidence: Evidence, policy: ReleasePolicy) -> MetricVerdict | None:
+    """INCONCLUSIVE while servers could not log so much that failures might hide in it: a larger share of the records than
+    the tolerated increase of the error rate. Less is told in the evidence's notes."""
+    if not evidence.dropped:
+        return None
+    statuses = evidence.requests[["baseline_status", "candidate_status"]]
+    logged = int(statuses.notna().to_numpy().sum())
+    share = evidence.dropped / (evidence.dropped + logged)
+    most = policy.metrics.error_rate.max_increase if policy.metrics.error_rate is not None else LARGEST_LOSS
+    if share <= most:
+        return None
+    why = (
+        f"prediction log: {evidence.dropped} of {evidence.dropped + logged} records could not be written, {share:.3f} > {most:g}:"
+        " the evidence is not whole. Free the disk of the prediction log, or let it be faster"
+    )
+    numbers: dict[str, float | int | str | None] = {
+        "dropped": evidence.dropped,
+        "logged": logged,
+        "largest_share": most,
+    }
+    return MetricVerdict("prediction_log", Outcome.INCONCLUSIVE, why, numbers)
 
 
 def judge_first(candidate: str, check: CheckResult | None, replay: CheckResult | None) -> Verdict:

@@ -33,9 +33,10 @@ def choose_flavor(mlmodel: Mapping[str, Any]) -> str:
     return "python_function"
 
 
-def load_predictor(folder: Path, mlmodel: Mapping[str, Any], flavor: str) -> Predictor:
+def load_predictor(folder: Path, mlmodel: Mapping[str, Any], flavor: str, *, array: bool = False) -> Predictor:
     """Load the model in ``folder`` by its ``flavor``. Loading runs the model's code: it must have been vetted.
 
+    ``array``: given an array of numbers in place of a frame, as the build proved to be the same for this model.
     Raises LoadError with the cause, whatever the flavor's library raised.
     """
     if flavor not in {*NATIVE, "python_function"}:
@@ -43,7 +44,8 @@ def load_predictor(folder: Path, mlmodel: Mapping[str, Any], flavor: str) -> Pre
     module = import_module(f"bentos.loaders.{'pyfunc' if flavor == 'python_function' else flavor}")
     load = cast("Callable[[Path, Mapping[str, Any]], Predictor]", module.load)
     try:
-        return load(folder, mlmodel)
+        predictor = load(folder, mlmodel)
+        return cast("Predictor", predictor.on_array()) if array else predictor  # type: ignore[attr-defined] # by the flavors that can
     except LoadError:
         raise
     except Exception as error:

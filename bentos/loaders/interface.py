@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -61,7 +61,7 @@ class Prediction:
         else:
             values = self.values[start:stop]
         chances = None if self.probabilities is None else self.probabilities[start:stop]
-        return replace(self, values=values, probabilities=chances)
+        return Prediction(values, chances, self.classes, self.table)
 
 
 class Predictor(Protocol):

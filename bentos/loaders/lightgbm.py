@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bentos.coerced import Coerced
-from bentos.loaders.interface import Prediction
+from bentos.loaders.interface import LoadError, Prediction
 from bentos.loaders.results import add_code, normalise
 from bentos.loaders.sklearn import chances, read_estimator
 
@@ -28,12 +28,19 @@ def load(folder: Path, mlmodel: Mapping[str, Any]) -> LightgbmPredictor:
 
 @dataclass(frozen=True)
 class LightgbmPredictor:
-    """A Booster or an LGBMModel, given a frame."""
+    """A Booster or an LGBMModel, given a frame; or a Booster, given an array of numbers."""
 
     model: Any
+    framed: bool = True
 
     def predict(self, data: Coerced, params: Mapping[str, Any], *, probabilities: bool = False) -> Prediction:
         """Answer ``data``; params are ignored, as MLflow ignores them for LightGBM."""
-        form = data.frame() if data.columns is not None else data.array()
+        form = data.frame() if data.tensors is None and (self.framed or not data.numeric) else data.array()
         values = normalise(self.model.predict(form))
         return Prediction(values, *chances(self.model, form)) if probabilities else Prediction(values)
+
+    def on_array(self) -> LightgbmPredictor:
+        """This predictor over arrays. Raises LoadError for an LGBMModel, which warns of arrays."""
+        if hasattr(self.model, "booster_") or hasattr(self.model, "_Booster"):
+            raise LoadError(f"{type(self.model).__name__} wants the names of its columns: it is given frames")
+        return replace(self, framed=False)

@@ -81,9 +81,9 @@ class OnnxPredictor:
         """
         found = dict(zip(self.outputs, self.session.run(self.outputs, self._feed(data)), strict=True))
         arrays = {name: _array(value) for name, value in found.items()}
-        if data.columns is not None:
+        if data.tensors is None:
             arrays = {name: a.reshape(-1) if a.size == data.rows else a for name, a in arrays.items()}
-        table = data.columns is not None and all(array.ndim == 1 for array in arrays.values())
+        table = data.tensors is None and all(array.ndim == 1 for array in arrays.values())
         if not probabilities:
             return Prediction(arrays, table=table)
         return Prediction(arrays, *_chances(found), table=table)
@@ -92,7 +92,7 @@ class OnnxPredictor:
         if len(self.inputs) == 1:
             name, kind, _ = self.inputs[0]
             return {name: _cast(data.array(), kind)}
-        given = data.columns if data.columns is not None else (data.tensors or {})
+        given = data.tensors or data.columns or {}
         feed = {}
         for name, kind, rank in self.inputs:
             if name not in given:

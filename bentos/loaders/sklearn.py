@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ import numpy as np
 from bentos.coerced import Coerced
 from bentos.loaders.interface import LoadError, Prediction
 from bentos.loaders.results import add_code, normalise
+
+BY_NAME = ("ColumnTransformer", "FeatureUnion", "FunctionTransformer")
+"""Estimators of scikit-learn's own that may tell columns apart by their names."""
 
 
 def load(folder: Path, mlmodel: Mapping[str, Any]) -> SklearnPredictor:
@@ -72,6 +76,19 @@ def fitted_on_array(estimator: Any) -> bool:
     return own and hasattr(estimator, "n_features_in_") and not hasattr(estimator, "feature_names_in_")
 
 
+def _nameless(estimator: Any) -> Any:
+    """A shallow copy without the names of columns, of scikit-learn's own estimators and pipelines of them."""
+    steps = getattr(estimator, "steps", None)
+    kind = type(estimator)
+    if kind.__module__.partition(".")[0] != "sklearn" or kind.__name__ in BY_NAME:
+        raise LoadError(f"{kind.__name__} may select columns by name: it is given frames")
+    copied = copy.copy(estimator)
+    if steps is not None:
+        copied.steps = [(name, part if isinstance(part, str) else _nameless(part)) for name, part in steps]
+    vars(copied).pop("feature_names_in_", None)
+    return copied
+
+
 @dataclass(frozen=True)
 class SklearnPredictor:
     """An estimator. It takes a frame, or an array if it was fitted on one and every column is a number."""
@@ -87,6 +104,15 @@ class SklearnPredictor:
         if not probabilities:
             return Prediction(values)
         return Prediction(values, *chances(self.estimator, form))
+
+    def on_array(self) -> SklearnPredictor:
+        """This predictor over arrays: the estimator forgets the names of the columns that it was fitted on.
+
+        Raises LoadError for an estimator that may select columns by name.
+        """
+        if not self.framed:
+            return self
+        return replace(self, estimator=_nameless(self.estimator), framed=False)
 
     def _form(self, data: Coerced) -> Any:
         if data.tensors is not None:

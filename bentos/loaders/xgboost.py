@@ -38,7 +38,7 @@ class XgboostPredictor:
 
     def predict(self, data: Coerced, params: Mapping[str, Any], *, probabilities: bool = False) -> Prediction:
         """Answer ``data``; of the params those that the model's ``predict`` takes are passed on."""
-        form = data.frame() if data.columns is not None else data.array()
+        form = data.frame() if data.tensors is None else data.array()
         known = inspect.signature(self.model.predict).parameters
         passed = {name: value for name, value in params.items() if name in known}
         if self.booster:

@@ -19,6 +19,14 @@ class MediaTypeError(WireError):
     """A content type or encoding that the endpoint does not read."""
 
 
+class NotAcceptableError(WireError):
+    """The client accepts no form in which this can be answered."""
+
+
+class TooLargeError(WireError):
+    """A body that is longer than allowed once it is decompressed."""
+
+
 @dataclass(frozen=True)
 class Call:
     """A decoded request: what to predict on, and what to answer with."""

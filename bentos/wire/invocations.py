@@ -18,8 +18,10 @@ import orjson
 
 from bentos.columns import parse_text
 from bentos.signature import Column, Inputs, Signature
+from bentos.wire import arrow_stream, npy
 from bentos.wire.interface import Body, Call, MediaTypeError, WireError, column_kinds, kind_of, parse_object
 
+MEDIA_TYPES = ("application/json", "text/csv", npy.MEDIA_TYPE, arrow_stream.MEDIA_TYPE)
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
@@ -48,7 +50,7 @@ def decode(content_type: str, body: bytes, signature: Signature) -> Call:
 
 
 def media_type(content_type: str) -> str:
-    """``application/json`` or ``text/csv``. Raises MediaTypeError for others, for unknown parameters and charsets."""
+    """One of MEDIA_TYPES. Raises MediaTypeError for others, for unknown parameters and charsets."""
     kind, *parameters = (part.strip() for part in content_type.split(";"))
     for parameter in filter(None, parameters):
         name, _, value = parameter.partition("=")
@@ -57,9 +59,9 @@ def media_type(content_type: str) -> str:
         if value.strip().strip('"').lower() not in ("utf-8", "utf8"):
             raise MediaTypeError("The scoring server only supports UTF-8")
     kind = kind.lower() or "application/json"
-    if kind not in ("application/json", "text/csv"):
+    if kind not in MEDIA_TYPES:
         raise MediaTypeError(
-            f"This predictor only supports the following content types: application/json, text/csv. Got {content_type!r}."
+            f"This predictor only supports the following content types: {', '.join(MEDIA_TYPES)}. Got {content_type!r}."
         )
     return kind
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from bentos.plan import InputPlan
 from bentos.signature import Inputs, Signature
-from bentos.wire import invocations, v2
+from bentos.wire import arrow_stream, invocations, npy, v2, v2_grpc
 from bentos.wire.interface import WireError, parse_object
 from bentos.wire.tensors import check_shape, from_bytes, from_json
 
@@ -15,10 +17,17 @@ from bentos.wire.tensors import check_shape, from_bytes, from_json
 def decode_request(kind: str, content_type: str, header_length: int, body: bytes, signature: Signature) -> Inputs:
     """The inputs of a logged request, ready for ``InputPlan.coerce``; columns by name for a model over columns.
 
-    *kind* is "invocations" or "v2". Raises WireError for a body that is malformed or was cut when it was logged.
+    *kind* is "invocations", "v2" or "grpc". Raises WireError for a body that is malformed or was cut when it was logged.
     """
     if kind == "v2":
         return v2.decode(str(header_length) if header_length else "", body, signature).inputs
+    if kind == "grpc":
+        return v2_grpc.decode(body, signature).inputs
+    form = invocations.media_type(content_type)
+    if form in (npy.MEDIA_TYPE, arrow_stream.MEDIA_TYPE):
+        decode = npy.decode if form == npy.MEDIA_TYPE else arrow_stream.decode
+        found = decode(body, InputPlan.compile(signature))
+        return found.columns if found.tensors is None else found.tensors
     return invocations.decode(content_type, body, signature).inputs
 
 
@@ -28,15 +37,16 @@ def decode_response(kind: str, content_type: str, header_length: int, body: byte
     Several answers a row (records, or several V2 outputs) come as an object array of dicts. ``predict_proba`` is left
     out; see ``decode_outputs``. Raises WireError for a body that is no answer.
     """
-    if kind == "v2":
+    if kind in ("v2", "grpc"):
         outputs = decode_outputs(content_type, header_length, body)
         outputs.pop(v2.PROBABILITIES, None)
         if not outputs:
             raise WireError("answer: expected an output besides predict_proba, found none")
-        if len(outputs) == 1:
-            return next(iter(outputs.values()))
-        names = list(outputs)
-        return _objects([dict(zip(names, row, strict=True)) for row in zip(*outputs.values(), strict=True)])
+        return _one(outputs)
+    if content_type == npy.MEDIA_TYPE:
+        return npy.read(body)
+    if content_type == arrow_stream.MEDIA_TYPE:
+        return _one(arrow_stream.read(body))
     values = parse_object(body, "answer").get("predictions")
     if isinstance(values, dict):
         values = [values]
@@ -47,8 +57,18 @@ def decode_response(kind: str, content_type: str, header_length: int, body: byte
     return as_array(values)
 
 
+def _one(outputs: Mapping[str, Any]) -> np.ndarray:
+    """The only output, or a dict a row."""
+    if len(outputs) == 1:
+        return np.asarray(next(iter(outputs.values())))
+    names = list(outputs)
+    return _objects([dict(zip(names, row, strict=True)) for row in zip(*outputs.values(), strict=True)])
+
+
 def decode_outputs(content_type: str, header_length: int, body: bytes) -> dict[str, np.ndarray]:
-    """Every output of a logged V2 answer by name. Raises WireError for a body that is no answer."""
+    """Every output of a logged V2 answer, over REST or gRPC, by name. Raises WireError for a body that is no answer."""
+    if content_type == v2_grpc.CONTENT_TYPE:
+        return {name: _texts(array) for name, array in v2_grpc.decode_outputs(body).items()}
     view = memoryview(body)
     size = header_length or len(body)
     found, at = {}, size
@@ -60,11 +80,15 @@ def decode_outputs(content_type: str, header_length: int, body: bytes) -> dict[s
         else:
             array = from_bytes(view[at : at + length], output["datatype"], shape, where)
             at += length
-        if array.dtype == object:
-            array = _objects([v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in array.reshape(-1)])
-            array = array.reshape(shape)
-        found[output["name"]] = array
+        found[output["name"]] = _texts(array)
     return found
+
+
+def _texts(array: np.ndarray) -> np.ndarray:
+    if array.dtype != object:
+        return array
+    texts = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in array.reshape(-1)]
+    return _objects(texts).reshape(array.shape)
 
 
 def as_array(values: list[Any]) -> np.ndarray:

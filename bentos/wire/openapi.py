@@ -7,7 +7,10 @@ import json
 from typing import Any
 
 from bentos.signature import Column, Signature, Tensor
+from bentos.wire.compression import CODINGS
 from bentos.wire.interface import column_kinds
+from bentos.wire.invocations import FORMATS
+from bentos.wire.negotiation import TYPES
 
 _JSON_TYPES: dict[str, dict[str, Any]] = {
     "boolean": {"type": "boolean"},
@@ -32,16 +35,17 @@ def describe(signature: Signature, model: str, version: str) -> dict[str, Any]:
         "inputs": {},
         "params": _params_schema(signature),
     }
-    body = {"type": "object", "properties": properties}
+    body = {"type": "object", "properties": properties, "oneOf": [{"required": [form]} for form in FORMATS]}
     answer = {"type": "object", "required": ["predictions"], "properties": {"predictions": {}}}
-    invoke = _operation(
-        "Predict, in MLflow's scoring protocol", {"application/json": body, "text/csv": {"type": "string"}}, answer
-    )
-    infer = _operation(
-        "Predict, in the Open Inference Protocol V2",
-        {"application/json": {"type": "object"}, "application/octet-stream": {}},
-        {"type": "object"},
-    )
+    answers = {kind: answer if form == "json" else _binary(_ANSWERED[form]) for kind, form in TYPES.items()}
+    accepted = {"application/json": body, "text/csv": {"type": "string"}, **_tables(signature)}
+    invoke = _operation("Predict, in MLflow's scoring protocol", accepted, answers, _MLFLOW_ERROR)
+    invoke["description"] = f"The header Accept names the answer's format: {', '.join(TYPES)}; JSON without."
+    invoke["responses"]["406"] = _response("No format that the client accepts can hold the answer.", _MLFLOW_ERROR)
+    tensors = {"application/json": {"type": "object"}, "application/octet-stream": _binary(_RAW)}
+    infer = _operation("Predict, in the Open Inference Protocol V2", tensors, tensors, _V2_ERROR)
+    infer["parameters"].append(_HEADER_LENGTH)
+    infer["responses"]["415"] = _response(_UNREAD, _V2_ERROR)
     plain = {
         path: {"get": {"summary": text, "responses": {"200": {"description": "OK"}}}}
         for path, text in _pages(model, version)
@@ -105,17 +109,67 @@ def _params_schema(signature: Signature) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
-def _operation(summary: str, accepted: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+def _operation(
+    summary: str, accepted: dict[str, Any], answers: dict[str, Any], error: dict[str, Any]
+) -> dict[str, Any]:
+    wait = {"schema": {"type": "integer"}, "description": "Seconds after which to try again."}
     return {
         "summary": summary,
+        "parameters": [_CONTENT_ENCODING],
         "requestBody": {"required": True, "content": {kind: {"schema": schema} for kind, schema in accepted.items()}},
         "responses": {
-            "200": {"description": "Predictions, one a row.", "content": {"application/json": {"schema": answer}}},
-            "400": {"description": "The body or the inputs do not fit; the message says where."},
-            "415": {"description": "A content type that the endpoint does not read."},
-            "500": {"description": "The model's own code failed on inputs that fit its signature."},
+            "200": {
+                "description": "Predictions, one a row.",
+                "content": {kind: {"schema": schema} for kind, schema in answers.items()},
+            },
+            "400": _response("The body or the inputs do not fit; the message says where.", error),
+            "413": _response("The body is too long, as it came or decompressed; send fewer rows at once.", error),
+            "415": {"description": _UNREAD, "content": {"text/plain": {"schema": {"type": "string"}}}},
+            "429": {**_response("Too many requests wait already; try again.", error), "headers": {"Retry-After": wait}},
+            "500": _response("The model's own code failed on inputs that fit its signature.", error),
+            "503": _response("The server is about to end; ask another.", error),
+            "504": _response("Not answered within the deadline.", error),
         },
     }
+
+
+def _response(text: str, error: dict[str, Any]) -> dict[str, Any]:
+    return {"description": text, "content": {"application/json": {"schema": error}}}
+
+
+def _tables(signature: Signature) -> dict[str, Any]:
+    """The binary forms of rows."""
+    npy = "numpy.save of the tensor, or of an array [rows, columns] in the signature's order, or of a structured array"
+    arrow = f"Record batches with the columns {', '.join(column_kinds(signature))[:2000] or 'of the tensor'}"
+    return {"application/x-npy": _binary(npy), "application/vnd.apache.arrow.stream": _binary(arrow)}
+
+
+def _binary(text: str) -> dict[str, Any]:
+    return {"type": "string", "format": "binary", "description": text}
+
+
+def _header(name: str, text: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": False, "description": text, "schema": schema}
+
+
+_UNREAD = "A content type, or a content encoding, that the endpoint does not read."
+_RAW = "JSON, and behind it the tensors' raw bytes, as Triton's binary tensor data extension has them"
+_ANSWERED = {
+    "npy": "The predictions as one array, as numpy.load reads it",
+    "arrow": "A record batch with a column prediction, or one a named output",
+}
+_MLFLOW_ERROR = {
+    "type": "object",
+    "required": ["error_code", "message"],
+    "properties": {"error_code": {"type": "string"}, "message": {"type": "string"}},
+}
+_V2_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+_CONTENT_ENCODING = _header(
+    "Content-Encoding", "How the body is compressed.", {"type": "string", "enum": [*CODINGS, "identity"]}
+)
+_HEADER_LENGTH = _header(
+    "Inference-Header-Content-Length", "Bytes of JSON before the raw tensors.", {"type": "integer", "minimum": 0}
+)
 
 
 def _pages(model: str, version: str) -> list[tuple[str, str]]:

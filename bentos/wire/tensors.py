@@ -41,7 +41,7 @@ def check_shape(shape: Any, where: str) -> tuple[int, ...]:
         not isinstance(shape, list)
         or not all(type(length) is int and 0 <= length < _LARGEST for length in shape)
         or len(shape) > 32
-        or math.prod(shape) >= _LARGEST
+        or math.prod(filter(None, shape)) >= _LARGEST  # numpy holds the others' product to a limit beside a 0 too
     ):
         raise WireError(f"{where}.shape: expected an array of lengths ≥ 0, found {str(shape)[:80]}")
     return tuple(shape)

@@ -20,7 +20,7 @@ from bentos.wire.tensors import DTYPES, check_shape, datatype_of, from_bytes, fr
 PREDICT, PROBABILITIES = "predict", "predict_proba"
 EXTENSIONS = ("binary_tensor_data",)
 # What Triton's clients put among the parameters for the server itself.
-_RESERVED = frozenset(
+RESERVED = frozenset(
     {"binary_data_output", "sequence_id", "sequence_start", "sequence_end", "priority", "timeout", "headers"}
 )
 _COLUMN_TYPES = {"boolean": "BOOL", "integer": "INT32", "long": "INT64", "float": "FP32", "double": "FP64"}
@@ -50,7 +50,7 @@ def decode(header_length: str, body: bytes, signature: Signature) -> InferCall:
     name = values.get("id", "")
     if not isinstance(name, str):
         raise WireError(f"id: expected a string, found {kind_of(name)}")
-    params = {key: value for key, value in parameters.items() if key not in _RESERVED and not key.startswith("triton_")}
+    params = {key: value for key, value in parameters.items() if key not in RESERVED and not key.startswith("triton_")}
     return InferCall(bind(arrays, signature), params, PROBABILITIES in outputs, id=name, outputs=outputs, binary=binary)
 
 
@@ -157,6 +157,8 @@ def _split_matrix(array: np.ndarray, columns: dict[str, str]) -> Inputs:
         )
     if array.shape[1] != len(columns):
         raise WireError(f"inputs: expected a tensor of shape [rows, {len(columns)}], found {list(array.shape)}")
+    if array.dtype != object:
+        return array
     return {
         name: _column(np.ascontiguousarray(array[:, number]), kind, name)
         for number, (name, kind) in enumerate(columns.items())

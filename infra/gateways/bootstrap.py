@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.gateways import grpc
 from infra.gateways.clusters import TYPE
 from infra.gateways.interface import PermanentGatewayError
 from infra.gateways.routes import ROUTES_NAME
@@ -31,16 +32,21 @@ class Listen:
     routes_file: Path
     tracing: str | None = None
     admin_host: str = "127.0.0.1"
+    version: str = ""  # of Shipway, which the gateway tells as its own
 
 
 def bootstrap(listen: Listen) -> dict[str, Any]:
     """The bootstrap file as plain values."""
-    clusters = [_collector(listen.tracing)] if listen.tracing else []
+    clusters = [grpc.inside_cluster()] + ([_collector(listen.tracing)] if listen.tracing else [])
     return {
         "node": {"id": "shipway", "cluster": "shipway"},
         "admin": {"address": _socket(address_of(listen.admin_host), listen.admin_port)},
         "dynamic_resources": {"cds_config": _from_file(listen.clusters_file)},
-        "static_resources": {"listeners": [_listener(listen)], "clusters": clusters},
+        "static_resources": {
+            "listeners": [_listener(listen), grpc.inside_listener(listen.version)],
+            "clusters": clusters,
+        },
+        "bootstrap_extensions": grpc.bootstrap_extensions(),
         "layered_runtime": {
             "layers": [
                 # Envoy's default of 100 refuses the route of a model whose name is longer than some 40 characters.
@@ -112,7 +118,9 @@ def _manager(listen: Listen) -> dict[str, Any]:
                 },
             }
         ],
+        "local_reply_config": grpc.local_replies(),
         "http_filters": [
+            *grpc.filters(),  # first: the rate limit is that of the model's route
             {
                 "name": "envoy.filters.http.local_ratelimit",
                 "typed_config": {

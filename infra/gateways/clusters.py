@@ -147,7 +147,8 @@ def guarded_cluster(plan: TrafficPlan) -> dict[str, Any]:
         "typed_extension_protocol_options": {
             HTTP_OPTIONS: _http_options(
                 {
-                    "retry_on": "5xx,reset,connect-failure,refused-stream",
+                    "retry_on": "5xx,reset,connect-failure,refused-stream,retriable-status-codes",
+                    "retriable_status_codes": [429],  # the candidate's queue is full
                     "num_retries": 1,
                     "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.002s"},
                     "retry_priority": {
@@ -167,7 +168,7 @@ def _http_options(retry_policy: dict[str, Any] | None) -> dict[str, Any]:
     options: dict[str, Any] = {
         "@type": "type.googleapis.com/" + HTTP_OPTIONS,
         "explicit_http_config": {"http_protocol_options": {}},
-        # Below every server's keep-alive (uvicorn: 5 s), so that no request meets a connection just being closed.
+        # Below every server's keep-alive (bentos.http1: 75 s), so that no request meets a connection just being closed.
         "common_http_protocol_options": {"idle_timeout": "3s"},
     }
     if retry_policy is not None:

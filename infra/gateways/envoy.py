@@ -58,6 +58,7 @@ class EnvoyGateway:
             routes_file=self._folder / "rds" / "routes.json",
             tracing=tracing,
             admin_host=admin_host,
+            version=package_version("shipway"),
         )
 
     def bootstrap(self) -> None:

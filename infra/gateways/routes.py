@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+from infra.gateways import grpc
 from infra.gateways.clusters import TYPE, guarded_name, mirror_name, seconds
 from infra.traffic import Arm, TrafficPlan
 
@@ -25,8 +26,10 @@ METADATA = "shipway"
 def route_configuration(plans: Mapping[str, TrafficPlan], revision: int, version: str) -> dict[str, Any]:
     """The whole route table: the gateway's own answers, one route a model, and a 404 that says what to ask for."""
     routes = [_own(path, body, revision) for path, body in _own_answers(version).items()]
+    routes += grpc.routes()
     routes += [_model_route(plans[model]) for model in sorted(plans)]
-    routes.append(_not_found(sorted(plans)))
+    served = _served(sorted(plans))
+    routes += [*grpc.unknown_model(served), _not_found(served)]
     return {
         "@type": ROUTES_TYPE,
         "name": ROUTES_NAME,
@@ -63,11 +66,15 @@ def _own(path: str, body: Mapping[str, Any], revision: int) -> dict[str, Any]:
     }
 
 
-def _not_found(models: list[str]) -> dict[str, Any]:
-    served = ", ".join(models[:20]) + (f" and {len(models) - 20} more" if len(models) > 20 else "")
+def _served(models: list[str]) -> str:
+    names = ", ".join(models[:20]) + (f" and {len(models) - 20} more" if len(models) > 20 else "")
+    return names or "none yet"
+
+
+def _not_found(served: str) -> dict[str, Any]:
     message = (
         "no model answers at this path. Expected /models/<name>/invocations or /v2/models/<name>/infer with one of "
-        f"the served models: {served or 'none yet'}."
+        f"the served models: {served}."
     )
     return {
         "match": {"prefix": "/"},

@@ -57,8 +57,9 @@ class ImageBuilder:
             if policy.builder == "bentoml":
                 record = self._containerized(client, bento, base_id, labels)
             else:
-                lock = served(lock) if content.kind == "env" else ""
-                environment = environment_recipe(content.kind, self._settings.base, base_id, lock, content.minor)
+                wanted = served(lock) if content.kind == "env" else ""
+                environment = environment_recipe(content.kind, self._settings.base, base_id, wanted, content.minor)
+                lock = wanted or environment.files["start.txt"].decode()
                 record = self._two_layers(client, environment, _app(content, environment, bento, labels), layers)
             return self._image(client, record, lock, version.digest if content.model else "")
 
@@ -172,9 +173,9 @@ class ImageBuilder:
         repository = self._settings.repository
         if repository is None:
             return Image(record.id, record.tag, record.size, sbom)
-        if record.reference.rpartition("@")[0] != repository:
-            from infra.images.registry import push
+        from infra.images.registry import push, remote_name
 
+        if record.reference.rpartition("@")[0] != remote_name(record.tag, repository):
             record = replace(record, reference=push(client, record.tag, repository, self._login))
             self._records.write(record)
         return Image(record.reference, record.tag, record.size, sbom)

@@ -56,6 +56,14 @@ _TAMPERED = ("verification failed", "does not match digest", "digest mismatch", 
 _MISSING = ("manifest unknown", "not found", "name unknown", "does not exist", "blob unknown")
 
 
+def remote_name(tag: str, repository: str) -> str:
+    """What the local image *tag* is called once it is pushed below *repository*, without tag or digest."""
+    name, _, label = tag.partition("@")[0].rpartition(":")
+    if not name or "/" in label:
+        raise PermanentImageError(f"image {tag!r}: expected name:tag of a local image to push.")
+    return name if name.startswith(f"{repository.rstrip('/')}/") else f"{repository.rstrip('/')}/{name}"
+
+
 def push(client: docker.DockerClient, tag: str, repository: str, login: RegistryLogin | None) -> str:
     """Pushes the local image *tag* (``name:tag``) below *repository* (``host[:port]/path``) and returns what it is there:
     ``repository/name@sha256:…``, the digest as the registry itself gives it when asked afterwards.
@@ -63,10 +71,7 @@ def push(client: docker.DockerClient, tag: str, repository: str, login: Registry
     *login* None: what the engine's client has stored for that registry, if anything. Raises TransientImageError where
     the registry or the engine is away, PermanentImageError where it refuses or cannot be trusted.
     """
-    name, _, label = tag.partition("@")[0].rpartition(":")
-    if not name or "/" in label:
-        raise PermanentImageError(f"image {tag!r}: expected name:tag of a local image to push.")
-    remote = name if name.startswith(f"{repository.rstrip('/')}/") else f"{repository.rstrip('/')}/{name}"
+    remote, label = remote_name(tag, repository), tag.partition("@")[0].rpartition(":")[2]
     what = f"push of {tag} to {remote}"
     auth = _auth(login)
     try:

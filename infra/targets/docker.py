@@ -23,15 +23,9 @@ from infra.targets.docker_place import container_name, remove_run_folder, stack_
 from infra.targets.docker_settings import DockerSettings
 from infra.targets.docker_start import NETWORK_LOCK, Starter
 from infra.targets.docker_state import alive, answers_ready, judge
-from infra.targets.interface import (
-    Address,
-    Deployment,
-    DeploymentSpec,
-    PermanentTargetError,
-    State,
-    TransientTargetError,
-)
-from infra.targets.records import Records, differences, spec_of, values_of
+from infra.targets.interface import Address, Deployment, DeploymentSpec, PermanentTargetError, State
+from infra.targets.records import Records, refuse_another, spec_of
+from infra.targets.waiting import until_ready
 
 if TYPE_CHECKING:
     from infra.images.interface import ImageSettings, RegistryLogin
@@ -71,11 +65,7 @@ class DockerTarget:
         with self._records.lock(spec.name):
             record = self._records.read(spec.name)
             if record is not None and alive(self._engine.inspect(self._container(spec.name))):
-                if record["spec"] != values_of(spec):
-                    raise PermanentTargetError(
-                        f"deployment {spec.name} runs from another spec"
-                        f" ({differences(record['spec'], values_of(spec))}). Remove it first."
-                    )
+                refuse_another(record, spec)
                 if record["wanted"] == "running":
                     return self._deployment(spec.name)
             try:
@@ -88,20 +78,7 @@ class DockerTarget:
 
     def ready(self, name: str, timeout: float) -> Deployment:
         """Waits for READY; TransientTargetError when it is still starting after *timeout* seconds."""
-        deadline = time.monotonic() + timeout
-        while True:
-            deployment = self._deployment(name)
-            if deployment.state is State.READY:
-                return deployment
-            if deployment.state is State.FAILED:
-                raise PermanentTargetError(
-                    f"deployment {name} failed: {deployment.reason}. Its log ends:\n{self.logs(name, 30)}"
-                )
-            if time.monotonic() >= deadline:
-                raise TransientTargetError(
-                    f"deployment {name} is {deployment.state} and not ready after {timeout:g} s. Its log ends:\n{self.logs(name, 10)}"
-                )
-            time.sleep(LOOK_SECONDS)
+        return until_ready(self._deployment, self.logs, name, timeout, every=LOOK_SECONDS)
 
     def drain(self, name: str, timeout: float) -> None:
         """SIGTERM to the server through the engine, SIGKILL after *timeout*; ``restore`` does not start it again."""
@@ -173,11 +150,7 @@ class DockerTarget:
         self._engine.remove_networks(self._stack)
 
     def _deployment(self, name: str) -> Deployment:
-        record = self._records.read(name)
-        if record is None:
-            raise PermanentTargetError(
-                f"no deployment {name} under {self._records.folder}. Call ensure with its spec first."
-            )
+        record = self._records.known(name)
         spec, address = spec_of(record), Address(**record["address"])
         container = self._engine.inspect(self._container(name))
         state, reason = judge(

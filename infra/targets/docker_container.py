@@ -66,7 +66,7 @@ def command_of(spec: DeploymentSpec, settings: DockerSettings) -> list[str]:
     else:
         command += ["--host", "0.0.0.0", "--port", str(PORT)]  # noqa: S104 - of the container's own network
     segments = SEGMENTS if settings.segments_volume is None else f"{SEGMENTS}/{spec.model}/{spec.version}"
-    return [*command, "--segments", segments, "--deployment", spec.name]
+    return [*command, "--segments", segments, "--deployment", spec.name, *spec.arguments]
 
 
 def environment_of(

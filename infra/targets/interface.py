@@ -58,13 +58,16 @@ class DeploymentSpec:
     model_digest: str = ""  # digest of the artifact tree; what a container that pulls its model checks it against
     pulled: bool = False  # the image is without the model: its container fetches it
     resolved: bool = False  # the image is without the model's environment: its container makes it
+    arguments: tuple[str, ...] = ()  # more options of the launcher, as the policy's ``serving`` gives them
 
     @property
     def name(self) -> str:
-        """Named by content: model, version and eight characters of the digest of the bento, or of bento and image."""
+        """Named by content: model, version and eight characters of the digest of the bento, or of bento, image and
+        arguments where there are any."""
         digest = self.bento_digest.removeprefix("sha256:")
-        if self.image:
-            digest = hashlib.sha256(f"{self.bento_digest} {self.image}".encode()).hexdigest()
+        if self.image or self.arguments:
+            text = " ".join([self.bento_digest, self.image, *self.arguments])
+            digest = hashlib.sha256(text.encode()).hexdigest()
         return f"{self.model}-{self.version}-{digest[:8]}"
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from infra.targets.interface import DeploymentSpec
+from infra.targets.interface import DeploymentSpec, PermanentTargetError
 
 
 class Records:
@@ -32,20 +32,25 @@ class Records:
 
     def read(self, name: str) -> dict[str, Any] | None:
         """The record of *name*, None where there is none."""
-        return _read(self.home(name) / "deployment.json")
+        return read_json(self.home(name) / "deployment.json")
+
+    def known(self, name: str) -> dict[str, Any]:
+        """The record of *name*. PermanentTargetError where there is none."""
+        record = self.read(name)
+        if record is None:
+            raise PermanentTargetError(f"no deployment {name} under {self.folder}. Call ensure with its spec first.")
+        return record
 
     def write(self, name: str, values: Mapping[str, Any]) -> None:
         """Writes the record by one rename; makes the private folder."""
         home = self.home(name)
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         home.chmod(0o700)
-        scratch = home / f".deployment.json.{os.getpid()}"
-        scratch.write_text(json.dumps(values))
-        scratch.replace(home / "deployment.json")
+        write_json(home / "deployment.json", values)
 
     def names(self) -> Sequence[str]:
         """Every deployment on record, sorted."""
-        found = [_read(path) for path in self.folder.glob("*/deployment.json")]
+        found = [read_json(path) for path in self.folder.glob("*/deployment.json")]
         return sorted(spec_of(known).name for known in found if known is not None)
 
     def forget(self, name: str) -> None:
@@ -73,24 +78,36 @@ class Records:
 
 def values_of(spec: DeploymentSpec) -> dict[str, Any]:
     """A spec as plain values."""
-    return {**asdict(spec), "environment": dict(spec.environment)}
+    return {**asdict(spec), "environment": dict(spec.environment), "arguments": list(spec.arguments)}
 
 
 def spec_of(record: Mapping[str, Any]) -> DeploymentSpec:
     """The spec of a record."""
-    return DeploymentSpec(**record["spec"])
+    values = record["spec"]
+    return DeploymentSpec(**{**values, "arguments": tuple(values.get("arguments", ()))})
 
 
-def differences(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """In which values two specs differ, for an error."""
-    return "; ".join(
-        f"{key}: {known.get(key)!r} is not {wanted[key]!r}" for key in wanted if known.get(key) != wanted[key]
-    )
+def refuse_another(record: Mapping[str, Any], spec: DeploymentSpec) -> None:
+    """PermanentTargetError where *record*, of a deployment that runs, is not of *spec*."""
+    known, wanted = values_of(spec_of(record)), values_of(spec)
+    if known != wanted:
+        different = (f"{key}: {known[key]!r} is not {wanted[key]!r}" for key in wanted if known[key] != wanted[key])
+        raise PermanentTargetError(
+            f"deployment {spec.name} runs from another spec ({'; '.join(different)}). Remove it first."
+        )
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The values in *path*, None where there is no such file."""
     try:
         values: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
         return None
     return values
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes by one rename."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(json.dumps(values))
+    scratch.replace(path)

@@ -32,8 +32,9 @@ UNSEEN = ("timeouts", "resets", "connect_failures", "no_healthy")  # what a serv
 def judge(evidence: Evidence, policy: ErrorRateMetric, levels: Levels) -> MetricVerdict:
     """PROMOTE when the increase is shown to be below ``max_increase``, ROLLBACK when shown to be above it.
 
-    Failed is a status of 500 and above, and no answer. A 4xx is the client's and counts for neither arm, except for a
-    mirrored copy of a request that the baseline answered: then it is the candidate that refused it.
+    Failed is a status of 500 and above, 429 (a full queue), and no answer. Any other 4xx is the client's and counts for
+    neither arm, except for a mirrored copy of a request that the baseline answered: then it is the candidate that refused
+    it.
     """
     if evidence.stage == "shadow":
         return _judge_pairs(evidence, policy, levels)
@@ -50,7 +51,7 @@ def _judge_pairs(evidence: Evidence, policy: ErrorRateMetric, levels: Levels) ->
     rows = rows[(rows["stage"] == "shadow") & rows["mirrored"].astype(bool)]
     baseline, candidate = _status(rows["baseline_status"]), _status(rows["candidate_status"])
     counted = ~_client(baseline)
-    baseline_failed = baseline >= 500
+    baseline_failed = _failed(baseline)
     candidate_failed = (candidate >= 400) | ~np.isfinite(candidate)
     unseen = _unseen(evidence, "candidate")
     difference = candidate_failed[counted].astype(float) - baseline_failed[counted].astype(float)
@@ -90,13 +91,13 @@ def _judge_arms(evidence: Evidence, policy: ErrorRateMetric, levels: Levels) -> 
     to_candidate = np.asarray(rows["assigned"] == "candidate")
     fallback = np.asarray(rows["fallback"].astype(bool))
     baseline, candidate = _status(rows["baseline_status"]), _status(rows["candidate_status"])
-    by_log = to_candidate & (fallback | (candidate >= 500))
+    by_log = to_candidate & (fallback | _failed(candidate))
     trials = int((to_candidate & (by_log | ~_client(candidate))).sum())
-    by_gateway = int((to_candidate & (candidate >= 500)).sum()) + _unseen(evidence, "candidate")
+    by_gateway = int((to_candidate & _failed(candidate)).sum()) + _unseen(evidence, "candidate")
     first = (min(max(int(by_log.sum()), by_gateway), max(trials, by_gateway)), max(trials, by_gateway))
 
     to_baseline = ~to_candidate & ~_client(baseline)
-    second = (int((to_baseline & (baseline >= 500)).sum()), int(to_baseline.sum()))
+    second = (int((to_baseline & _failed(baseline)).sum()), int(to_baseline.sum()))
     margin = policy.max_increase
     sound, failing = sound_alternatives(margin), failing_alternatives(margin)
     threshold = math.log(1.0 / levels.promote)
@@ -164,7 +165,11 @@ def _status(column: pd.Series[Any]) -> np.ndarray[tuple[int], np.dtype[np.float6
 
 
 def _client(status: np.ndarray[tuple[int], np.dtype[np.float64]]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    return np.asarray((status >= 400) & (status < 500))
+    return np.asarray((status >= 400) & (status < 500) & (status != 429))
+
+
+def _failed(status: np.ndarray[tuple[int], np.dtype[np.float64]]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    return np.asarray((status >= 500) | (status == 429))
 
 
 def _unseen(evidence: Evidence, arm: str) -> int:

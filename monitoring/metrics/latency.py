@@ -78,7 +78,7 @@ def samples(evidence: Evidence) -> tuple[npt.NDArray[np.float64], npt.NDArray[np
 
 
 def _answered(ms: npt.NDArray[np.float64], status: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.where(np.isfinite(ms) & np.isfinite(status) & (status < 500), ms, math.inf)
+    return np.where(np.isfinite(ms) & np.isfinite(status) & (status < 500) & (status != 429), ms, math.inf)
 
 
 def _quantile(values: npt.NDArray[np.float64], quantile: float) -> float | None:

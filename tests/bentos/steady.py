@@ -1,57 +1,38 @@
-"""A client that sends at a constant rate over connections it keeps, for tests of what must not fail meanwhile."""
+"""Steady traffic straight to a server, for tests of what must not fail meanwhile."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
 import time
 from collections import Counter
-from typing import Any, Self
+from typing import Any
 
 import aiohttp
 
+from tests.open_loop import OpenLoop
 
-class Steady:
-    """Posts *body* to /invocations *rate* times a second, whether or not answers have come (open loop).
 
-    ``failures`` are answers other than 200, resets and time-outs; no request is sent twice; ``answers`` counts (version, rounded first prediction);
-    ``first`` is the monotonic time of the first answer of each version, ``slowest`` in seconds.
+class Steady(OpenLoop[aiohttp.ClientSession]):
+    """Posts *body* to /invocations *rate* times a second.
+
+    ``answers`` counts (version, rounded first prediction); ``first`` is the monotonic time of the first answer of each
+    version.
     """
 
     def __init__(self, body: dict[str, Any], *, uds: str | None = None, url: str = "http://server", rate: float = 150):
-        self.body, self.uds, self.url, self.rate = body, uds, url, rate
-        self.failures: list[str] = []
+        super().__init__(rate)
+        self.body, self.uds, self.url = body, uds, url
         self.answers: Counter[tuple[str, int]] = Counter()
         self.first: dict[str, float] = {}
-        self.slowest = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(30)
-
-    async def _run(self) -> None:
+    def client(self) -> aiohttp.ClientSession:
+        """One session, on the unix socket or the network."""
         keep: dict[str, Any] = {"limit": 200, "keepalive_timeout": 60}  # longer than any server drains
         connector = aiohttp.UnixConnector(self.uds, **keep) if self.uds else aiohttp.TCPConnector(**keep)
-        timeout = aiohttp.ClientTimeout(15)
-        async with aiohttp.ClientSession(self.url, connector=connector, timeout=timeout) as client:
-            began, sent = time.monotonic(), 0
-            tasks: set[asyncio.Task[None]] = set()
-            while not self._stop.is_set():
-                task = asyncio.create_task(self._one(client))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
-                sent += 1
-                await asyncio.sleep(max(0.0, began + sent / self.rate - time.monotonic()))
-            await asyncio.gather(*tasks)
+        return aiohttp.ClientSession(self.url, connector=connector, timeout=aiohttp.ClientTimeout(15))
 
-    async def _one(self, client: aiohttp.ClientSession) -> None:
+    async def one(self, client: aiohttp.ClientSession) -> None:
+        """One request."""
         began = time.monotonic()
         try:
             async with client.post("/invocations", json=self.body) as answer:
@@ -59,10 +40,7 @@ class Steady:
         except (aiohttp.ClientError, TimeoutError) as error:
             self.failures.append(repr(error))
             return
-        self.slowest = max(self.slowest, time.monotonic() - began)
-        if answer.status != 200:
-            self.failures.append(f"{answer.status} {text[:200]}")
-            return
-        version = answer.headers["x-shipway-version"]
-        self.first.setdefault(version, time.monotonic())
-        self.answers[(version, round(json.loads(text)["predictions"][0]))] += 1
+        if self.answered(began, answer.status, text):
+            version = answer.headers["x-shipway-version"]
+            self.first.setdefault(version, time.monotonic())
+            self.answers[(version, round(json.loads(text)["predictions"][0]))] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import struct
 from collections.abc import Mapping
@@ -50,14 +51,14 @@ class RowNumbers:
 def live(signature: Signature) -> Live:
     plan = InputPlan.compile(signature)
     runner = ModelRunner(Path("model"), "m", "3", "test", signature, plan, RowNumbers())
-    return Live(runner, "m", "3", "3.0", True, 0.0)
+    return Live(runner, "m", "3", "3.0", True, {1: 1e-6}, rowwise=True)
 
 
 LIVES = {name: live(signature) for name, signature in SIGNATURES.items()}
 
 
 def ask(kind: str, name: str, body: bytes, content_type: str = "application/json", header_length: str = "") -> Answer:
-    found = answer(kind, LIVES[name], Request(content_type, "", header_length, body))
+    found = answer(LIVES[name], Request(kind, content_type, "", header_length, body))
     if found.status != 200:
         assert 400 <= found.status < 500, found
         if kind == "v2":
@@ -198,8 +199,16 @@ def test_other_content_types_are_415(content_type: str) -> None:
     assert (found.status, found.body.content_type) == (415, "text/plain; charset=utf-8")
 
 
-def test_a_compressed_body_is_415() -> None:
-    assert answer("v2", LIVES["numbers"], Request("", "gzip", "", b"\x1f\x8b")).status == 415
+def test_compressed_bodies() -> None:
+    whole = json.dumps({"inputs": [tensor()]}).encode()
+
+    def status(encoding: str, body: bytes, largest: int = 1 << 20) -> int:
+        return answer(LIVES["numbers"], Request("v2", "", encoding, "", body), largest).status
+
+    assert status("gzip", gzip.compress(whole)) == 200
+    assert status("gzip", gzip.compress(whole)[:-3]) == 400
+    assert status("gzip", gzip.compress(whole + b" " * (1 << 20))) == 413
+    assert status("zstd", whole) == 415
 
 
 def tensor(**changes: Any) -> dict[str, Any]:
@@ -258,10 +267,18 @@ def test_a_model_that_fails_is_500_in_the_protocols_form() -> None:
             raise ValueError("found unknown categories")
 
     plan = InputPlan.compile(NUMBERS)
-    failing = Live(ModelRunner(Path("model"), "m", "3", "test", NUMBERS, plan, Failing()), "m", "3", "3.0", True, 0.0)
-    found = answer("invocations", failing, Request("application/json", "", "", b'{"inputs": [[1, 2]]}'))
+    failing = Live(
+        ModelRunner(Path("model"), "m", "3", "test", NUMBERS, plan, Failing()),
+        "m",
+        "3",
+        "3.0",
+        True,
+        {1: 1e-6},
+        rowwise=True,
+    )
+    found = answer(failing, Request("invocations", "application/json", "", "", b'{"inputs": [[1, 2]]}'))
     assert found.status == 500
     assert "unknown categories" in json.loads(found.body.data)["message"]
-    found = answer("v2", failing, Request("", "", "", json.dumps({"inputs": [tensor()]}).encode()))
+    found = answer(failing, Request("v2", "", "", "", json.dumps({"inputs": [tensor()]}).encode()))
     assert found.status == 500
     assert "unknown categories" in json.loads(found.body.data)["error"]

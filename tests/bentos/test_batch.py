@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bentos.batch import BatchError, score_file
+from bentos.batch import score_file
+from bentos.batch_source import BatchError
 from bentos.runner import ModelRunner
 from tests.bentos.saved import IGNORED, logistic, numbers, save
 
@@ -31,7 +32,7 @@ def scored(folder, source, **options):
 def test_parquet_in_chunks_equals_one_prediction(folder, tmp_path):
     frame = numbers(1000, seed=7).assign(id=[f"r{i}" for i in range(1000)])
     frame.to_parquet(tmp_path / "in.parquet")
-    counts, output, rejects = scored(folder, tmp_path / "in.parquet", chunk=300)
+    counts, output, rejects = scored(folder, tmp_path / "in.parquet", chunk=300, probabilities=True)
     wanted = ModelRunner.load(folder).predict(frame, probabilities=True)
     assert (counts.rows, counts.predicted, counts.rejected) == (1000, 1000, 0)
     assert counts.seconds > 0
@@ -40,6 +41,13 @@ def test_parquet_in_chunks_equals_one_prediction(folder, tmp_path):
     pd.testing.assert_frame_equal(output[["a", "b", "c", "id"]], frame)
     assert rejects.empty
     assert list(rejects.columns) == ["a", "b", "c", "id", "_row", "_reason"]
+
+
+def test_probabilities_only_where_they_are_asked_for(folder, tmp_path):
+    frame = numbers(20, seed=3)
+    frame.to_parquet(tmp_path / "in.parquet")
+    _, output, _ = scored(folder, tmp_path / "in.parquet")
+    assert list(output.columns) == ["a", "b", "c", "prediction"]
 
 
 def test_csv_rows_that_do_not_fit_are_set_aside_with_reason_and_number(folder, tmp_path):

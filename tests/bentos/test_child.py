@@ -63,7 +63,20 @@ def test_predict_and_batch_answer_alike_and_leave_the_bento_untouched(bento, tmp
     counts = run_batch(PYTHON, bento / "src", bento, source, output, rejects, chunk=20)
     assert (counts.rows, counts.predicted, counts.rejected) == (50, 50, 0)
     assert pd.read_parquet(output)["prediction"].tolist() == (frame["a"] * 2).tolist()
+    counts = run_batch(PYTHON, bento / "src", bento, source, output, rejects, chunk=20, processes=2)
+    assert (counts.rows, counts.predicted, counts.rejected) == (50, 50, 0)
+    assert pd.read_parquet(output)["prediction"].tolist() == (frame["a"] * 2).tolist()
     assert files(bento) == before
+
+
+def test_a_killed_process_of_a_batch_is_an_error_and_leaves_nothing(bento, tmp_path):
+    frame = numbers(50, seed=9)
+    frame.loc[30, "a"] = 6.0
+    source = tmp_path / "in.parquet"
+    frame.to_parquet(source)
+    with pytest.raises(ChildError, match=r"(?s)exit 2\): .*BatchError: process \d+ .* exit 3 at rows 20 to 40"):
+        run_batch(PYTHON, bento / "src", bento, source, tmp_path / "o", tmp_path / "r", chunk=20, processes=2)
+    assert [p.name for p in tmp_path.iterdir()] == ["in.parquet"]
 
 
 def test_named_probabilities_equal_the_runners(tmp_path):

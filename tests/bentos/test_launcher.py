@@ -11,9 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import httpx
 import numpy as np
@@ -24,54 +22,16 @@ from bentos.segments import read_segment, segments
 from bentos.signature import load_signature
 from bentos.wire.log import decode_request, decode_response
 from tests.bentos.saved import IGNORED
+from tests.bentos.servers import ROOT, Server, launch
 
 pytestmark = [
     *(pytest.mark.filterwarnings(line) for line in IGNORED),
     # mlflow.sklearn: looks ahead of its own next release
     pytest.mark.filterwarnings("ignore::FutureWarning:mlflow.*"),
 ]
-ROOT = Path(__file__).parents[2]
 ROWS = pd.DataFrame(
     {"city": ["Rome", "Oslo", "Rome", "Bonn"], "age": [20.5, 30.0, np.nan, 70.25], "visits": [1, 0, 7, 3]}
 )
-
-
-@dataclass
-class Server:
-    process: subprocess.Popen[str]
-    address: str
-    segments: Path
-
-    def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.address, timeout=20)
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-
-def launch(*arguments: str, segments_folder: Path) -> Server:
-    command = [sys.executable, "-m", "bentos.launcher", "--port", "0", "--segments", str(segments_folder), *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    server = Server(process, (line.split() or ["nowhere"])[-1], segments_folder)
-    deadline = time.monotonic() + 40
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(f"{server.address}/readyz").status_code == 200:
-                return server
-        except httpx.TransportError:
-            time.sleep(0.05)
-    with server:
-        raise AssertionError(f"the server was not ready in 40 s; it said {line!r}")
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from bentos.download import DownloadError, RegistryAway
 from bentos.reload import Alias, RefusedVersion
 from bentos.signature import Column, Param, Signature, Tensor
 from tests.bentos.saved import IGNORED
-from tests.bentos.test_launcher import ROOT, Server
+from tests.bentos.servers import ROOT, Server
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORED]
 BODY = {"dataframe_split": {"columns": ["a", "b", "c"], "data": [[0.2, 0.4, 0.6]]}}

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,14 +101,22 @@ def test_warming_without_an_example_may_fail_but_an_example_may_not(tmp_path):
         ModelRunner.load(with_example).warm()
 
 
+class Broken:
+    def predict(self, data, params, *, probabilities=False):
+        raise ZeroDivisionError
+
+
 def test_errors_are_the_inputs_or_the_models(folder):
     runner = ModelRunner.load(folder)
     with pytest.raises(InputError, match="column 'a': missing"):
         runner.predict({"b": [1.0], "c": [1.0]})
     with pytest.raises(InputError, match="unknown params"):
         runner.predict(numbers(), {"k": 1})
-    with pytest.raises(PredictError, match=r"model .*m raised ValueError: Input X contains NaN"):
+    with pytest.raises(InputError, match=r"refuses a missing, infinite or very large value: Input X contains NaN"):
         runner.predict({"a": [None], "b": [1.0], "c": [1.0]})
+    broken = replace(runner, predictor=Broken())
+    with pytest.raises(PredictError, match=r"model .*m raised ZeroDivisionError"):
+        broken.predict(numbers())
 
 
 def test_a_joined_batch_answers_each_part_as_alone(folder):

@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bentos import segment_writer
 from bentos import segments as log
-from bentos.segments import Record, SegmentWriter, abandoned, pack, read_segment, scan_segment, segments
+from bentos.segment_writer import SegmentWriter
+from bentos.segments import Record, abandoned, pack, read_segment, scan_segment, segments
 
 
 def record(number: int = 0, request: bytes = b"{}", response: bytes = b"[]") -> Record:
@@ -156,7 +158,9 @@ def test_a_full_disk_drops_and_recovers(tmp_path: Path, monkeypatch: pytest.Monk
     # The operating system is the seam: filling a real disk needs a mount.
     with monkeypatch.context() as patch:
         patch.setattr(
-            log.os, "write", lambda file, data: (patch.setattr(log.os, "write", _no_space), full(file, data))[1]
+            segment_writer.os,
+            "write",
+            lambda file, data: (patch.setattr(segment_writer.os, "write", _no_space), full(file, data))[1],
         )
         writer.append(record(1))
         writer.flush()
@@ -185,7 +189,8 @@ def test_a_folder_that_cannot_be_made_drops_and_says_why(tmp_path: Path) -> None
 APPENDER = """
 import sys, time
 from pathlib import Path
-from bentos.segments import Record, SegmentWriter
+from bentos.segment_writer import SegmentWriter
+from bentos.segments import Record
 writer = SegmentWriter(Path(sys.argv[1]), flush_seconds=0.2)
 number = 0
 while True:

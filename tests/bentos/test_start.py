@@ -20,10 +20,10 @@ import pytest
 
 from bentos.artifact_tree import tree_digest
 from tests.bentos.saved import IGNORED
+from tests.bentos.servers import ROOT, Ended
 from tests.bentos.steady import Steady
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORED]
-ROOT = Path(__file__).parents[2]
 BODY = {"dataframe_split": {"columns": ["a", "b", "c"], "data": [[0.2, 0.4, 0.6]]}}
 UV = Path(sys.executable).parent / "uv"
 UV_CACHE = subprocess.run([UV, "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
@@ -101,10 +101,9 @@ def envs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @dataclass
-class Started:
+class Started(Ended):
     """A started process on the unix socket *socket*; *log* is what it wrote."""
 
-    process: subprocess.Popen[bytes]
     socket: Path
     log: Path
 
@@ -129,17 +128,6 @@ class Started:
     def ready(self) -> Self:
         self.until(lambda: self.state()["ready"], "ready")
         return self
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
 
 
 def start(python: Path, where: Path, *arguments: object, **environment: str) -> Started:

@@ -110,8 +110,8 @@ def release(stack: Stack, name: str, folder: Path) -> Released | None:
     kept = json.loads((folder / "expected.json").read_text())
     scored, aside = folder / "scored.parquet", folder / "aside.parquet"
     run = stack.flow(
-        "batch-score", model=name, input=str(folder / "rows.parquet"), output=str(scored), rejects=str(aside)
-    )
+        "batch-score", model=name, input=str(folder / "rows.parquet"), output=str(scored), rejects=str(aside), probabilities=True,
+    )  # fmt: skip
     expected = np.array(kept["answers"], dtype=object if kept["dtype"].startswith("str") else kept["dtype"])
     return Released(name, promoted, run, pd.read_parquet(folder / "rows.parquet"), expected, scored, aside)
 

@@ -1,59 +1,41 @@
-"""An open-loop client for the tests: a constant rate of requests, every answer counted, in a thread of its own."""
+"""Traffic of one-row requests through the gateway, every answer counted."""
 
 from __future__ import annotations
 
-import asyncio
 import random
-import threading
 import time
 from collections import Counter
 from typing import Any
 
 import httpx
 
+from tests.open_loop import OpenLoop
 
-class Traffic:
-    """Sends one-row requests of the columns a, b, c, d to *url* at *rate* a second until stopped.
 
-    ``failures`` are answers other than 200, resets and time-outs, each with what happened; ``versions`` counts who
-    answered, ``fallbacks`` what the baseline answered in the candidate's place.
+class Traffic(OpenLoop[httpx.AsyncClient]):
+    """Sends requests of the columns a, b, c, d to *url* at *rate* a second.
+
+    ``versions`` counts who answered, ``fallbacks`` what the baseline answered in the candidate's place.
     """
 
     def __init__(self, url: str, rate: float) -> None:
-        self.url, self.rate = url, rate
-        self.failures: list[str] = []
+        super().__init__(rate)
+        self.url = url
         self.versions: Counter[str | None] = Counter()
         self.fallbacks: Counter[str] = Counter()
-        self.slowest = 0.0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
-
-    def __enter__(self) -> Traffic:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(timeout=30)
 
     @property
     def requests(self) -> int:
+        """How many have been answered or have failed."""
         return sum(self.versions.values()) + len(self.failures)
 
-    async def _run(self) -> None:
+    def client(self) -> httpx.AsyncClient:
+        """One client."""
         limits = httpx.Limits(max_connections=200, max_keepalive_connections=200)
-        async with httpx.AsyncClient(limits=limits, timeout=15, trust_env=False) as client:
-            began, sent = time.monotonic(), 0
-            tasks: set[asyncio.Task[None]] = set()
-            while not self._stop.is_set():
-                task = asyncio.create_task(self._one(client))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
-                sent += 1
-                await asyncio.sleep(max(0.0, began + sent / self.rate - time.monotonic()))
-            await asyncio.gather(*tasks)
+        return httpx.AsyncClient(limits=limits, timeout=15, trust_env=False)
 
-    async def _one(self, client: httpx.AsyncClient) -> None:
+    async def one(self, client: httpx.AsyncClient) -> None:
+        """One request."""
         row = [random.gauss(0, 1) for _ in range(4)]
         body: dict[str, Any] = {"dataframe_split": {"columns": list("abcd"), "data": [row]}}
         began = time.monotonic()
@@ -62,10 +44,7 @@ class Traffic:
         except httpx.HTTPError as error:
             self.failures.append(repr(error))
             return
-        self.slowest = max(self.slowest, time.monotonic() - began)
-        if answer.status_code != 200:
-            self.failures.append(f"{answer.status_code} {answer.text[:200]}")
-            return
-        self.versions[answer.headers.get("x-shipway-version")] += 1
-        if (instead := answer.headers.get("x-shipway-fallback")) is not None:
-            self.fallbacks[instead] += 1
+        if self.answered(began, answer.status_code, answer.text):
+            self.versions[answer.headers.get("x-shipway-version")] += 1
+            if (instead := answer.headers.get("x-shipway-fallback")) is not None:
+                self.fallbacks[instead] += 1

@@ -13,7 +13,8 @@ import duckdb
 import psutil
 import pytest
 
-from bentos.segments import Record, SegmentWriter
+from bentos.segment_writer import SegmentWriter
+from bentos.segments import Record
 from monitoring.compactor import Pass, compact
 
 NOW = 1_700_000_000.0  # 2023-11-14 22:13:20 UTC

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from bentos.segments import Record, SegmentWriter
+from bentos.segment_writer import SegmentWriter
+from bentos.segments import Record
 from bentos.signature import Column, Signature
 from monitoring.evidence import Evidence, load
 from monitoring.pairs import GRACE_NS, SETTLE_NS, LogReader
@@ -132,6 +133,23 @@ def test_rotation_and_closing_lose_and_repeat_nothing(world: World) -> None:
     assert sorted(reader.evidence("shadow").requests["request_id"]) == sorted(
         f"{letter}{turn}" for letter in "rs" for turn in range(4)
     )
+
+
+def test_what_a_server_could_not_log_is_in_the_evidence(world: World, tmp_path: Path) -> None:
+    reader = world.reader()
+    world.writers["2"].close()
+    world.writers["2"] = SegmentWriter(world.folder / "segments" / "m" / "2", max_buffer=300, flush_seconds=60)
+    for number in range(4):  # more than the buffer takes before it is written
+        world.writers["2"].append(record(f"r{number}", "2", mirrored=True))
+    world.log()
+    reader.poll()
+    lost = world.writers["2"].dropped
+    assert 0 < lost < 4
+    evidence = reader.evidence("shadow")
+    assert evidence.dropped == lost
+    assert evidence.notes == (f"{lost} records could not be logged by their server and are missing",)
+    evidence.save(tmp_path / "kept")
+    assert load(tmp_path / "kept").dropped == lost
 
 
 def test_a_torn_tail_is_read_once_it_is_whole(world: World) -> None:

@@ -15,7 +15,8 @@ import duckdb
 import pytest
 from pyarrow import dataset, fs
 
-from bentos.segments import Record, SegmentWriter
+from bentos.segment_writer import SegmentWriter
+from bentos.segments import Record
 from infra.stores.folder import FolderStore
 from infra.stores.s3 import S3Store
 from monitoring.compactor import DAY_SECONDS, Pass, compact

@@ -75,6 +75,23 @@ def test_a_small_window_is_inconclusive_and_says_how_much_more(make_evidence, st
     assert next(metric for metric in verdict.metrics if metric.metric == "window").needs == needs
 
 
+@pytest.mark.parametrize("stage", ["shadow", "split"])
+def test_a_window_with_much_of_the_log_missing_is_not_whole(make_evidence, stage) -> None:
+    whole = make_evidence(stage, 1000)
+    records = int(whole.requests[["baseline_status", "candidate_status"]].notna().to_numpy().sum())
+    few, many = (replace(whole, dropped=round(records * share)) for share in (0.009, 0.011))
+    assert judge(few, POLICY).outcome is Outcome.PROMOTE
+    verdict = judge(many, POLICY)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert f"{many.dropped} of {records + many.dropped} records could not be written" in verdict.reason
+    assert (
+        judge(many, parse_policy({"metrics": {"error_rate": {"max_increase": 0.02}}}, where="test")).outcome
+        is Outcome.PROMOTE
+    )
+    failing = make_evidence(stage, 1000, candidate_status=500.0)
+    assert judge(replace(failing, dropped=5000), POLICY).outcome is Outcome.ROLLBACK
+
+
 @pytest.mark.parametrize(("stage", "n"), [("shadow", 300), ("split", 300)])
 def test_a_window_of_the_policys_size_can_promote(make_evidence, stage, n) -> None:
     assert judge(make_evidence(stage, n), only(input_schema={"max_invalid": 1.0})).outcome is Outcome.PROMOTE

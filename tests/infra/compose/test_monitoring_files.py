@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from tests.conftest import free_port
 
@@ -69,6 +70,45 @@ def test_every_rule_is_loaded_and_every_alert_says_what_to_do(prometheus):
     for alert in alerts:
         assert alert["annotations"].keys() == {"summary", "what_to_do"}, alert["name"]
         assert alert["labels"]["severity"] in {"page", "ticket"}, alert["name"]
+
+
+@pytest.mark.parametrize(
+    ("counter", "alert"),
+    [
+        ("shipway_log_dropped_total", "PredictionLogLosesRecords"),
+        ("shipway_rejected_total", "RequestsRejected"),
+        ("shipway_late_total", "RequestsLate"),
+    ],
+)
+def test_a_server_that_loses_or_refuses_is_told_of(tmp_path, counter, alert):
+    """A counter that rises once, at 3 min: silent before, told after, and no more once 5 min are over."""
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not installed (Debian: prometheus)")
+    rules = yaml.safe_load((INFRA / "prometheus" / "rules.yml").read_text())
+    told = next(rule for group in rules["groups"] for rule in group["rules"] if rule.get("alert") == alert)
+    series = f'{counter}{{deployment="flights-1", job="models"}}'
+    labels = {"severity": told["labels"]["severity"], "deployment": "flights-1", "job": "models"}
+    summary = (
+        told["annotations"]["summary"].replace("{{ $labels.deployment }}", "flights-1").replace("{{ $value }}", "4")
+    )
+    expected = {"exp_labels": labels, "exp_annotations": {**told["annotations"], "summary": summary}}
+    cases = [("2m", []), ("5m", [expected]), ("12m", [])]
+    unit = {
+        "rule_files": [str(INFRA / "prometheus" / "rules.yml")],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": series, "values": "0 0 0 4x12"}],
+                "alert_rule_test": [
+                    {"eval_time": at, "alertname": alert, "exp_alerts": alerts} for at, alerts in cases
+                ],
+            }
+        ],
+    }
+    (tmp_path / "test.yml").write_text(json.dumps(unit))
+    done = subprocess.run(["promtool", "test", "rules", tmp_path / "test.yml"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_scrape_configuration_is_accepted():

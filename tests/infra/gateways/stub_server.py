@@ -54,6 +54,8 @@ class Stub:
         self.mirrored += "-shadow" in headers["host"]
         if self.mode == "slow":
             await asyncio.sleep(1.0)
+        if self.mode == "full":
+            return 429
         return 500 if self.mode == "half" and self.answered % 2 else 200
 
 

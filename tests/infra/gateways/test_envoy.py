@@ -184,6 +184,18 @@ def test_users_do_not_feel_a_bad_candidate(envoy, serve, plan_of, traffic, harm)
     assert (baseline.failures_5xx, baseline.timeouts, baseline.connect_failures) == (0, 0, 0)
 
 
+def test_what_a_candidate_with_a_full_queue_turns_away_the_baseline_answers(envoy, serve, plan_of):
+    gateway, client = envoy
+    first, second = serve("1", "2")
+    second.get("/mode/full")
+    plan = plan_of(first, second, weight=50)
+    gateway.apply(plan)
+    with client.open_loop(invocations(plan)) as answers:
+        time.sleep(0.6)
+    assert answers.failed == {}
+    assert answers.fallbacks > 20
+
+
 def test_a_rollback_while_the_frozen_candidate_holds_requests_fails_none(envoy, serve, plan_of):
     gateway, client = envoy
     first, second = serve("1", "2")

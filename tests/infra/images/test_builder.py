@@ -16,6 +16,7 @@ from infra.images.builder import ImageBuilder
 from infra.images.interface import PermanentImageError, TransientImageError
 from infra.images.template import KEY_LABEL, STAGE_LABEL
 from tests.infra.images.conftest import MINOR, SECRET
+from tests.infra.images.oci_registry import LOGIN, needs_registry, serve
 
 pytestmark = pytest.mark.long  # a real build each
 
@@ -125,6 +126,25 @@ def test_equal_inputs_are_built_once_by_whoever_comes_first(small_settings, seal
     assert builders[0].ensure(bento, version, ImagePolicy()).reference != ""
 
 
+@needs_registry
+def test_an_image_is_pushed_once_for_each_repository(small_settings, seal, tmp_path, made):
+    (tmp_path / "registry").mkdir()
+    registry = serve(tmp_path / "registry")
+    try:
+        made(f"{registry.host}/team/shipway/{seal.model}")
+        pushing = small_settings.model_copy(update={"repository": f"{registry.host}/team"})
+        builder = ImageBuilder(pushing, tmp_path / "images", login=LOGIN)
+        bento, version = seal()
+        image = builder.ensure(bento, version, ImagePolicy())
+    finally:
+        registry.stop()
+    assert image.reference.startswith(f"{registry.host}/team/shipway/{version.model}@sha256:")
+    assert builder.ensure(bento, version, ImagePolicy()) == image  # with nothing there that takes a push
+    elsewhere = small_settings.model_copy(update={"repository": f"{registry.host}/other"})
+    with pytest.raises(TransientImageError, match=r"other/shipway.*does not answer"):
+        ImageBuilder(elsewhere, tmp_path / "images", login=LOGIN).ensure(bento, version, ImagePolicy())
+
+
 def test_the_next_version_adds_only_the_app_layer(small_settings, seal, engine, tmp_path):
     first = ImageBuilder(small_settings, tmp_path / "images").ensure(*seal("1"), ImagePolicy())
     nowhere = small_settings.model_copy(update={"index_url": "http://127.0.0.1:9/simple", "network": "none"})
@@ -169,6 +189,8 @@ def test_what_resolves_at_start_brings_uv_and_little_else(builder, seal, engine)
         command=["-c", f"/opt/shipway/start/bin/python -c '{code}'; /opt/shipway/start/bin/uv --version; id -un"],
     ).decode().split()  # fmt: skip
     assert said[0] == "/opt/shipway/start" and said[1] == "uv" and said[-1] == "shipway"
+    names = {part["name"] for part in json.loads(image.sbom.read_text())["components"]}
+    assert {"uv", "packaging", "pyyaml"} <= names and "tiny" not in names
 
 
 def test_a_tampered_image_is_named_with_the_recorded_one(builder, seal, engine):

@@ -6,7 +6,6 @@ import socket
 import stat
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -140,41 +139,6 @@ def test_a_server_that_takes_too_much_memory_is_named(make_docker_target, contai
     name = target.ensure(container_spec_of(EAT="1")).name
     with pytest.raises(PermanentTargetError, match=r"out of memory \(limit 64 MiB\)"):
         target.ready(name, 30)
-
-
-def test_a_server_that_is_not_ready_in_time_is_no_failure(make_docker_target, container_spec_of):
-    target = make_docker_target()
-    name = target.ensure(container_spec_of(READY="no")).name
-    with pytest.raises(TransientTargetError, match="not ready after 1 s"):
-        target.ready(name, 1)
-    assert target.list()[0].state is State.STARTING
-
-
-def test_draining_lets_a_request_finish_and_is_not_undone_by_restore(make_docker_target, container_spec_of, ask):
-    target = make_docker_target()
-    name = target.ensure(container_spec_of()).name
-    deployment, answers = target.ready(name, 10), []
-    slow = threading.Thread(target=lambda: answers.append(ask(deployment, "/slow")))
-    slow.start()
-    time.sleep(0.15)
-    target.drain(name, 10)
-    slow.join()
-    assert "segments" in answers[0]
-    assert "finished" in target.logs(name)
-    assert target.restore() == []
-    assert target.list()[0].state is State.DRAINING
-
-
-def test_concurrent_ensures_start_one_container(make_docker_target, container_spec_of, ours):
-    spec = container_spec_of()
-    threads = [threading.Thread(target=make_docker_target().ensure, args=(spec,)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    target = make_docker_target()
-    target.ready(spec.name, 10)
-    assert target.logs(spec.name).count("started") == len(ours()) == 1
 
 
 @pytest.mark.parametrize("settings", [{}, {"network": "of the test"}], ids=["socket", "network"])

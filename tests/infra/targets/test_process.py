@@ -1,38 +1,25 @@
 """Real processes: what lives, what dies, and what is found again."""
 
-import http.client
 import json
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from infra.targets import keeper, process
-from infra.targets.interface import PermanentTargetError, State, TransientTargetError
+from infra.targets.interface import PermanentTargetError, State
 
 
 def processes(deployment):
     """The pids of a deployment's keeper and server."""
     state = json.loads((Path(deployment.address.uds).parent / "state.json").read_text())
     return state["keeper"]["pid"], state["server"]["pid"]
-
-
-def ask(deployment, path="/"):
-    connection = http.client.HTTPConnection("server", timeout=5)
-    connection.sock = socket.socket(socket.AF_UNIX)
-    connection.sock.connect(deployment.address.uds)
-    connection.request("GET", path)
-    text = connection.getresponse().read().decode()
-    connection.close()
-    return text
 
 
 def wait_until(condition, seconds=10.0):
@@ -42,7 +29,7 @@ def wait_until(condition, seconds=10.0):
         time.sleep(0.02)
 
 
-def test_the_server_gets_its_command_line_and_no_secret(make_target, spec_of, tmp_path, monkeypatch):
+def test_the_server_gets_its_command_line_and_no_secret(make_target, spec_of, tmp_path, monkeypatch, ask):
     monkeypatch.setenv("SHIPWAY_SECRET", "hush")
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     target = make_target(environment={"EVERY": "server"})
@@ -115,14 +102,6 @@ def test_a_python_that_is_not_there_is_named(make_target, spec_of):
         target.ready(name, 20)
 
 
-def test_a_server_that_is_not_ready_in_time_is_no_failure(make_target, spec_of):
-    target = make_target()
-    name = target.ensure(spec_of(READY="no")).name
-    with pytest.raises(TransientTargetError, match="not ready after"):
-        target.ready(name, 0.5)
-    assert target.list()[0].state is State.STARTING
-
-
 def test_a_stopped_server_is_alive_but_not_ready(make_target, spec_of):
     target = make_target()
     name = target.ensure(spec_of()).name
@@ -131,32 +110,6 @@ def test_a_stopped_server_is_alive_but_not_ready(make_target, spec_of):
     assert target.list()[0].state is State.STARTING
     os.kill(server, signal.SIGCONT)
     assert target.ready(name, 5).restarts == 0
-
-
-def test_draining_lets_a_request_finish_and_is_not_undone_by_restore(make_target, spec_of):
-    target = make_target()
-    name = target.ensure(spec_of()).name
-    deployment = target.ready(name, 10)
-    answers = []
-    slow = threading.Thread(target=lambda: answers.append(ask(deployment, "/slow")))
-    slow.start()
-    time.sleep(0.15)
-    target.drain(name, 10)
-    slow.join()
-    assert "segments" in answers[0]
-    assert "finished" in target.logs(name)
-    assert target.restore() == []
-
-
-def test_concurrent_ensures_start_one_process(make_target, spec_of):
-    target = make_target()
-    threads = [threading.Thread(target=make_target().ensure, args=(spec_of(),)) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    target.ready(spec_of().name, 10)
-    assert target.logs(spec_of().name).count("started") == 1
 
 
 def test_a_used_again_pid_is_never_trusted(make_target, spec_of, tmp_path):
@@ -201,7 +154,7 @@ def test_a_deep_folder_works_through_a_short_socket(make_target, spec_of, tmp_pa
     assert not Path(deployment.address.uds).parent.exists()
 
 
-def test_the_log_is_bounded(make_target, spec_of, tmp_path, monkeypatch):
+def test_the_log_is_bounded(make_target, spec_of, tmp_path, monkeypatch, ask):
     monkeypatch.setattr(process, "LOG_BYTES", 1_500_000)
     target = make_target()
     name = target.ensure(spec_of()).name

@@ -1,0 +1,287 @@
+"""Chooses the runtime of a model, in a process of the model's own environment with the converters beside it:
+
+    python -m bentos.runtimes.choose --model DIR --output DIR --runtime auto|native|pyfunc [--reference FILE.parquet]
+
+Writes runtime.json, and the converted model where one is chosen, into the output folder. Loading runs the model's code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bentos.coerced import Coerced
+from bentos.errors import ShipwayError
+from bentos.loaders import load_predictor
+from bentos.loaders.interface import LoadError, PredictError
+from bentos.requirements import SERVED_BY
+from bentos.runner import ModelRunner
+from bentos.runtimes import curve, gate, refusals, rows, trees
+from bentos.runtimes.candidate import Candidate, NotConvertedError
+from bentos.runtimes.converted import Subject, candidates
+from bentos.runtimes.graphs import has_trees
+from bentos.runtimes.profile import FILE
+from bentos.runtimes.rows import Maker, Spread
+from bentos.signature import InputError, read_mlmodel
+
+SEED = 20_240_701
+MOST_SEEN = 2_000  # rows of the reference that are used
+NOTHING: Mapping[str, Any] = {"curve": None, "rowwise": False, "rowwise_chances": False}
+USUAL = 2_000  # random rows that batches and rowwise are tried on
+SECONDS = 60.0  # that the native model may take for rows at thresholds …
+LEAST_THRESHOLDS = 500  # … but this many are tried
+TRIED = 96  # of them, rows that are asked in batches
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The native model and everything it is compared on."""
+
+    native: ModelRunner
+    subject: Subject
+    groups: tuple[gate.Group, ...]
+    usual: Coerced  # random rows, for batches
+
+    @property
+    def compared(self) -> int:
+        """The number of rows."""
+        return sum(one.data.rows for one in self.groups)
+
+
+def choose(model: Path, output: Path, runtime: str, reference: Path | None) -> dict[str, Any]:
+    """The content of runtime.json for the artifact folder *model*; a converted model is written into *output*.
+
+    *runtime* is the policy's. Raises what loading and warming raise.
+    """
+    native = ModelRunner.load(model)
+    if runtime == "pyfunc":
+        native = replace(
+            native, flavor="python_function", predictor=load_predictor(model, read_mlmodel(model), "python_function")
+        )
+    native.warm()
+    own = "pyfunc" if native.flavor == "python_function" else "native"
+    maker = Maker.of(native.plan)
+    seen = _seen(native, reference)
+    if own == "pyfunc" or maker is None:
+        why = "the policy asks for pyfunc" if runtime == "pyfunc" else _why_not(native, maker)
+        return {"runtime": own, "reason": why, "candidates": [], **_measured(native, seen, distinct=True)}
+    usual = _usual(native, maker, seen)
+    odd = refusals.odd(native, maker, _row(usual, maker), np.random.default_rng(SEED))
+    array = _array_form(native, usual, odd)
+    if runtime == "native":
+        return _native(array or native, usual, "the policy asks for native", [], array=array is not None)
+    try:
+        trial = _trial(native, maker, seen, _row(usual, maker), odd)
+    except NotConvertedError as error:
+        return _native(array or native, usual, f"native: {error}", [], array=array is not None)
+    tried, passed = _try_all(trial)
+    base = array or native
+    tried.insert(0, {"runtime": "native", "refused": None, "seconds": curve.measure(base, usual, (1, 100))})
+    best = min(
+        (one for one in tried if one["refused"] is None), key=lambda one: (one["seconds"]["1"], one["seconds"]["100"])
+    )
+    if best["runtime"] == "native":
+        refused = "; ".join(f"{one['runtime']}: {one['refused']}" for one in tried if one["refused"])
+        why = f"native: {refused}" if refused else "native is the fastest"
+        found = _native(base, usual, why, tried, array=array is not None)
+        return {**found, "rows_compared": trial.compared}
+    chosen, runner = passed[best["runtime"]]
+    (output / chosen.converted.file).write_bytes(chosen.model)
+    times = tried[0]["seconds"]["1"] / best["seconds"]["1"]
+    return {
+        "runtime": chosen.runtime,
+        "reason": f"{chosen.runtime} answers {trial.compared} rows as native does and one row {times:.1f} times as fast",
+        "candidates": tried,
+        "tolerance": chosen.tolerance,
+        "rows_compared": trial.compared,
+        "converted": chosen.converted.to_json(),
+        "pins": {name: version(name) for name in SERVED_BY[chosen.runtime]},
+        "array": False,
+        **_measured(runner, usual, distinct=False),
+    }
+
+
+def _why_not(native: ModelRunner, maker: Maker | None) -> str:
+    if native.flavor == "python_function":
+        return "a python_function can be anything: it is not converted"
+    return f"native: {native.flavor} with inputs that are not all columns of numbers, or with params, is not converted"
+
+
+def _native(runner: ModelRunner, usual: Coerced, why: str, tried: list[Any], *, array: bool) -> dict[str, Any]:
+    found = {"runtime": "native", "reason": why, "candidates": tried, "array": array}
+    return {**found, **_measured(runner, usual, distinct=False)}
+
+
+def _measured(runner: ModelRunner, data: Coerced | None, *, distinct: bool) -> dict[str, Any]:
+    """Curve and rowwise on *data*; nothing where the model refuses it. *distinct*: only rows somebody logged can show
+    that joined rows do not change one another, and at least eight of them."""
+    if data is None:
+        return dict(NOTHING)
+    try:
+        found = curve.measure(runner, data)
+    except (InputError, PredictError):
+        return dict(NOTHING)
+    if distinct and data.rows < 8:
+        return {**NOTHING, "curve": found}
+    both = curve.rowwise(runner, data, probabilities=True)
+    return {
+        "curve": found,
+        "rowwise": both or curve.rowwise(runner, data, probabilities=False),
+        "rowwise_chances": both,
+    }
+
+
+def _seen(native: ModelRunner, reference: Path | None) -> Coerced | None:
+    """Rows that somebody logged: the reference, else the input example, else one synthetic row; None where none fits."""
+    if reference is not None:
+        import pyarrow.parquet as pq
+
+        from bentos.arrow import from_arrow
+
+        try:
+            found = native.plan.coerce(from_arrow(pq.read_table(reference).slice(0, MOST_SEEN), native.plan))
+            native.answer(found, {})
+            return found
+        except (ShipwayError, ValueError, KeyError):  # a reference that does not fit is the wire check's to name
+            pass
+    try:
+        example = native.example()
+        return native.plan.coerce(native.plan.synthetic() if example is None else example)
+    except InputError:
+        return None
+
+
+def _matrix(seen: Coerced | None, maker: Maker) -> np.ndarray | None:
+    return None if seen is None or not seen.numeric else np.asarray(seen.matrix(np.float64)).reshape(-1, maker.width)
+
+
+def _usual(native: ModelRunner, maker: Maker, seen: Coerced | None) -> Coerced:
+    """Random rows around those that were seen."""
+    spread = Spread.find(maker.width, _matrix(seen, maker), np.empty((0, 2)), _estimator(native))
+    return maker.rows(rows.at_random(spread, np.random.default_rng(SEED), USUAL))
+
+
+def _array_form(native: ModelRunner, usual: Coerced, odd: Sequence[gate.Group]) -> ModelRunner | None:
+    """The native model over arrays, where that answers the same bits without a warning; else None."""
+    on_array = getattr(native.predictor, "on_array", None)
+    if on_array is None:
+        return None
+    try:
+        other = gate.with_predictor(native, on_array())
+    except LoadError:
+        return None
+    tried = [gate.group("usual rows", native, usual)]
+    tried += [gate.group("one row", native, usual.slice(row, row + 1)) for row in range(16)]
+    why = gate.same_bits(other, [*tried, *odd])
+    return other if not why else None
+
+
+def _row(usual: Coerced, maker: Maker) -> np.ndarray:
+    return np.asarray(usual.slice(0, 1).matrix(np.float64)).reshape(maker.width)
+
+
+def _estimator(native: ModelRunner) -> Any:
+    predictor = native.predictor
+    return getattr(predictor, "estimator", None) or getattr(predictor, "model", None)
+
+
+def _trial(
+    native: ModelRunner, maker: Maker, seen: Coerced | None, row: np.ndarray, odd: Sequence[gate.Group]
+) -> Trial:
+    """The rows that a conversion is compared on. Raises NotConvertedError for a model that none can stand for."""
+    estimator = _estimator(native)
+    if estimator is None:
+        raise NotConvertedError(f"the flavor {native.flavor} is not converted")
+    method = getattr(native.predictor, "method", "predict")
+    if method not in ("predict", "predict_proba"):
+        raise NotConvertedError(f"its predict_fn is {method}: only predict and predict_proba are converted")
+    rng = np.random.default_rng(SEED)
+    ensemble = trees.read(estimator)
+    thresholds = np.empty((0, 2)) if ensemble is None else ensemble.thresholds()
+    matrix = _matrix(seen, maker)
+    spread = Spread.find(maker.width, matrix, thresholds, estimator)
+    drawn = rows.at_random(spread, rng)
+    usual = maker.rows(drawn)
+    began = time.perf_counter()
+    groups = [gate.group("random rows", native, usual)]
+    a_row = (time.perf_counter() - began) / usual.rows
+    sample = groups[0].native
+    if isinstance(sample, str):
+        raise NotConvertedError(f"it refuses random rows: {sample[:300]}")
+    single = ensemble is not None and ensemble.single
+    refused = refusals.find(native, maker, row, odd, single=single)
+    groups += [*odd, *refusals.at_limits(native, maker, row, refused.limits)]
+    if matrix is not None and seen is not None:
+        groups.append(gate.group("reference rows", native, seen))
+    if ensemble is not None and len(thresholds):
+        most = min(rows.most_splits(maker.width), max(LEAST_THRESHOLDS, int(SECONDS / (6 * a_row))))
+        chosen = rows.at_splits(ensemble.splits(rng, most), spread, rng)
+        groups.append(gate.group("rows at thresholds", native, maker.rows(chosen)))
+    inside = ensemble is None and has_trees(estimator)
+    beside = gate.boundaries(native, maker, rng.permutation(drawn), exact=inside)
+    if len(beside):
+        groups.append(gate.group("rows beside boundaries", native, maker.rows(beside)))
+    mixed = len(set(maker.kinds)) > 1
+    subject = Subject(estimator, maker.width, sample, ensemble, mixed, refused)
+    return Trial(native, subject, tuple(groups), usual)
+
+
+def _try_all(trial: Trial) -> tuple[list[dict[str, Any]], dict[str, tuple[Candidate, ModelRunner]]]:
+    tried: list[dict[str, Any]] = []
+    passed: dict[str, tuple[Candidate, ModelRunner]] = {}
+    for runtime, make in candidates(trial.subject):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the converters; those of answers are errors in the gate
+                candidate = make()
+                runner = gate.with_predictor(trial.native, candidate.predictor())
+            refused = judge(trial, candidate, runner)
+        except NotConvertedError as error:
+            refused = str(error)
+        except Exception as error:  # whatever a converter or its runtime raises is a doubt
+            refused = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        if refused:
+            tried.append({"runtime": runtime, "refused": refused, "seconds": None})
+        else:
+            passed[runtime] = candidate, runner
+            tried.append({"runtime": runtime, "refused": None, "seconds": curve.measure(runner, trial.usual, (1, 100))})
+    return tried, passed
+
+
+def judge(trial: Trial, candidate: Candidate, runner: ModelRunner) -> str:
+    """Why *candidate* may not answer in the native model's place; "" where it may."""
+    exact = bool(trial.subject.labels)
+    return gate.refusal(runner, trial.groups, candidate.tolerance, exact=exact) or gate.by_size(
+        runner, trial.native, trial.usual.slice(0, TRIED), candidate.tolerance, exact=exact
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The child: 0 done, 2 refused with one line on stderr that says why."""
+    parser = argparse.ArgumentParser(prog="python -m bentos.runtimes.choose")
+    for option in ("--model", "--output"):
+        parser.add_argument(option, type=Path, required=True)
+    parser.add_argument("--runtime", choices=("auto", "native", "pyfunc"), default="auto")
+    parser.add_argument("--reference", type=Path)
+    given = parser.parse_args(arguments)
+    try:
+        found = choose(given.model, given.output, given.runtime, given.reference)
+    except ShipwayError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    (given.output / FILE).write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

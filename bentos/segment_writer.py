@@ -1,0 +1,172 @@
+"""SegmentWriter: the prediction log inside a server. Its format is that of bentos.segments."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from pathlib import Path
+from zlib import crc32
+
+from bentos.cells import Cells
+from bentos.segments import MAGIC, Record, close_leftovers, lost, pack
+
+_ALL = 1 << 32  # as many crcs as there are
+
+
+class SegmentWriter:
+    """Appends records to segments in *folder* and never makes the caller wait.
+
+    ``append`` copies into a buffer; a thread writes the buffer out every *flush_seconds*, or sooner when much is
+    waiting. Where nothing can be written (disk full, folder read-only) or more than *max_buffer* bytes wait, records are
+    counted in ``dropped``, and the next segment that can be written says how many. *sample* (0 to 1) keeps that share of
+    requests, chosen by request id, so that both arms keep the same ones.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        rotate_bytes: int = 16 << 20,
+        rotate_seconds: float = 60.0,
+        flush_seconds: float = 0.5,
+        sample: float = 1.0,
+        max_buffer: int = 32 << 20,
+        max_body: int = 1 << 20,
+    ) -> None:
+        self.folder = folder
+        self._counts: Cells = [0, 0]  # written, dropped
+        self.error = ""  # why the last write failed; "" after one that succeeded
+        self._rotate_bytes, self._rotate_seconds, self._flush_seconds = rotate_bytes, rotate_seconds, flush_seconds
+        self._max_buffer, self._max_body = max_buffer, max_body
+        self._keep = round(min(max(sample, 0.0), 1.0) * _ALL)
+        self._buffer, self._waiting = bytearray(), 0
+        self._lock, self._wake, self._stop = threading.Lock(), threading.Event(), False
+        self._file: int | None = None
+        self._path = folder
+        self._size, self._opened, self._sequence, self._untold = 0, 0.0, 0, 0
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            close_leftovers(folder)
+        except OSError as error:
+            self.error = f"{folder}: {error}"
+        self._thread = threading.Thread(target=self._run, name="segment-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def written(self) -> int:
+        """Records handed to the operating system so far."""
+        return self._counts[0]
+
+    @property
+    def dropped(self) -> int:
+        """Records lost so far."""
+        return self._counts[1]
+
+    def count_in(self, counts: Cells) -> None:
+        """Goes on counting in two cells of somebody else's, before the first record."""
+        self._counts = counts
+
+    def append(self, record: Record) -> None:
+        """Takes *record* over; 1 to 3 µs for a small request. Never blocks on the disk, never raises for it."""
+        if self._keep < _ALL and crc32(record.request_id.encode("utf-8", "replace")) >= self._keep:
+            return
+        frame = pack(record, self._max_body)
+        with self._lock:
+            size = len(self._buffer) + len(frame)
+            if size > self._max_buffer:
+                self._counts[1] += 1
+                self._untold += 1
+                return
+            self._buffer += frame
+            self._waiting += 1
+        if size > self._max_buffer // 4:
+            self._wake.set()
+
+    def flush(self) -> None:
+        """Writes what waits, in the caller's thread."""
+        with self._lock:
+            data, self._buffer = self._buffer, bytearray()
+            count, self._waiting = self._waiting, 0
+            untold, self._untold = self._untold, 0
+        if not data and not untold:
+            return
+        try:
+            self._write((lost(untold) if untold else b"") + data)
+            self._counts[0] += count
+            self.error = ""
+        except OSError as error:
+            self.error = f"{self.folder}: {error}"
+            with self._lock:
+                self._counts[1] += count
+                self._untold += untold + count
+
+    def close(self) -> None:
+        """Flushes, closes the segment and ends the thread. A second call does nothing."""
+        if self._stop:
+            return
+        self._stop = True
+        self._wake.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop:
+            self._wake.wait(self._flush_seconds)
+            self._wake.clear()
+            self.flush()
+            if self._file is not None and (
+                self._size >= self._rotate_bytes or time.monotonic() - self._opened >= self._rotate_seconds
+            ):
+                self._close_file()
+        self.flush()
+        self._close_file()
+
+    def _write(self, data: bytes) -> None:
+        if self._file is None:
+            self._open_file()
+        assert self._file is not None
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+        except OSError:
+            self._cut()
+            raise
+        self._size += len(data)
+
+    def _cut(self) -> None:
+        """Takes a half-written flush away again, so that what is written later stays readable."""
+        assert self._file is not None
+        try:
+            os.ftruncate(self._file, self._size)
+            os.lseek(self._file, self._size, os.SEEK_SET)
+        except OSError:  # this file ends with a torn tail; the next flush begins another
+            self._close_file()
+
+    def _open_file(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._sequence += 1
+        path = self.folder / f"{time.time_ns()}-{os.getpid()}-{self._sequence}.open"
+        hidden = path.with_suffix(".new")  # nobody may take it for a dead server's before it is locked
+        file = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            os.write(file, MAGIC)
+            hidden.rename(path)
+        except OSError:
+            os.close(file)
+            hidden.unlink(missing_ok=True)
+            raise
+        self._file, self._path, self._size, self._opened = file, path, len(MAGIC), time.monotonic()
+
+    def _close_file(self) -> None:
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        try:
+            self._path.rename(self._path.with_suffix(".seg"))
+        except OSError as error:  # the reader finds it as .open all the same
+            self.error = f"{self._path}: {error}"
+        finally:
+            os.close(file)
