@@ -24,7 +24,11 @@ from tests.bentos.zoo import FIELDS, MODELS
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORED]
 
-PATHS = {"invocations": "/invocations", "v2": "/v2/models/m/infer", "grpc": "/inference.GRPCInferenceService/ModelInfer"}
+PATHS = {
+    "invocations": "/invocations",
+    "v2": "/v2/models/m/infer",
+    "grpc": "/inference.GRPCInferenceService/ModelInfer",
+}
 TYPES = {"invocations": "application/json", "v2": "application/json", "grpc": "application/x-protobuf"}
 LARGEST_MB = 4
 GROWTH = 150 << 20  # bytes: a few bodies of the largest size, decoded, and the caches of a server
