@@ -118,8 +118,12 @@ def _encoder(accept: str) -> tuple[Callable[[Prediction], Body], bool]:
 
 def _json(made: Prediction) -> Body:
     values = made.values
-    if type(values) is np.ndarray and values.dtype in _PLAIN:
-        return Body(orjson.dumps({"predictions": np.ascontiguousarray(values)}, option=orjson.OPT_SERIALIZE_NUMPY))
+    arrays = values.values() if type(values) is dict and not made.table else (values,)
+    if all(
+        type(array) is np.ndarray and array.dtype in _PLAIN and array.ndim and array.flags.c_contiguous
+        for array in arrays
+    ):
+        return Body(orjson.dumps({"predictions": values}, option=orjson.OPT_SERIALIZE_NUMPY))
     return invocations.encode(values, table=made.table)
 
 

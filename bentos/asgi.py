@@ -15,6 +15,10 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
+class ClientLeftError(Exception):
+    """The client went away before its request was whole."""
+
+
 class Asgi:
     """Answers by *plane*."""
 
@@ -27,7 +31,10 @@ class Asgi:
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
             path, headers, close = scope["path"], dict(scope["headers"]), self.plane.draining
-            body = await self._read(headers, receive) if scope["method"] == "POST" else b""
+            try:
+                body = await self._read(headers, receive) if scope["method"] == "POST" else b""
+            except ClientLeftError:
+                return
             found = self.plane.look_up(scope["method"], path, body or b"")
             if found is None:
                 request = request_of(prediction_kind(path) or "", headers, body or b"")
@@ -56,7 +63,7 @@ class Asgi:
         return await future
 
     async def _read(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes | None:
-        """The whole body, b"" where the client went away; None where it is longer than allowed."""
+        """The whole body; None where it is longer than allowed. Raises ClientLeftError."""
         length = headers.get(b"content-length", b"").decode("latin-1")
         if is_length(length) and int(length) > self.plane.largest_body:
             return None
@@ -64,7 +71,7 @@ class Asgi:
         while more and size <= self.plane.largest_body:
             message = await receive()
             if message["type"] == "http.disconnect":
-                return b""
+                raise ClientLeftError
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             more = message.get("more_body", False)

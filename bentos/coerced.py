@@ -126,10 +126,18 @@ class Coerced:
         return Coerced(rows, None, tensors, first.labels, first.absent)
 
     def joins(self, other: Coerced) -> bool:
-        """Whether the rows of *other*, of the same plan, can be put behind these."""
-        if self.tensors is None:
-            return self.absent == other.absent
-        return _widths(self.tensors) == _widths(other.tensors or {})
+        """Whether the rows of *other*, of the same plan, can be put behind these and stay what they are.
+
+        Whole numbers beside a null are doubles, booleans are objects: put behind others, those would become so too.
+        """
+        if self.tensors is not None:
+            return _widths(self.tensors) == _widths(other.tensors or {})
+        if self._whole is not None and other._whole is not None:
+            return True
+        return self.absent == other.absent and self._dtypes() == other._dtypes()
+
+    def _dtypes(self) -> list[np.dtype[Any]]:
+        return [array.dtype for array in self._arrays()]
 
     def _arrays(self) -> list[np.ndarray]:
         return list((self.columns or {}).values())

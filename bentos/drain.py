@@ -41,18 +41,32 @@ class DrainingServer(uvicorn.Server):
         try:
             if await grpc.start():
                 print(f"shipway launcher: gRPC on {grpc.where}", flush=True)
-        except OSError as error:  # it was asked for: a server without it is not the one that was asked for
+        except Exception as error:  # it was asked for: a server without it is not the one that was asked for
             print(f"shipway launcher: {error}", file=sys.stderr, flush=True)
             self.failed = True
             self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Calls in flight finish in both protocols."""
-        if self.grpc is not None:
-            if self._starting is not None:
-                await self._starting
-            await self.grpc.stop(self._drain_seconds + GRACE_SECONDS)
-        await super().shutdown(sockets)
+        """Calls in flight finish in both protocols; who takes too long is cut off as ever."""
+        sweeping = asyncio.create_task(self._sweep_on())
+        try:
+            if self.grpc is not None:
+                if self._starting is not None:
+                    await self._starting
+                await self.grpc.stop(self._drain_seconds + max(GRACE_SECONDS, self._plane.deadline))
+            await super().shutdown(sockets)
+        finally:
+            sweeping.cancel()
+
+    async def _sweep_on(self) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            self._sweep()
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        for connection in list(self.server_state.connections):
+            connection.sweep(now)  # type: ignore[union-attr] # ours, see bentos.http1
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal came. Not passed on afterwards: a drained server ends with exit code 0."""
@@ -63,7 +77,5 @@ class DrainingServer(uvicorn.Server):
         """Ten times a second: whether to stop now."""
         stop = await super().on_tick(counter)
         if counter % 10 == 0:
-            now = time.monotonic()
-            for connection in list(self.server_state.connections):
-                connection.sweep(now)  # type: ignore[union-attr] # ours, see bentos.http1
+            self._sweep()
         return stop or (self._stop_at is not None and time.monotonic() >= self._stop_at)

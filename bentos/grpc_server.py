@@ -31,11 +31,12 @@ Handler = Callable[[bytes, Any], Awaitable[bytes]]
 class GrpcServer:
     """Serves *plane* at *addresses*, each ``unix:<path>`` or ``<host>:<port>`` (port 0: a free one).
 
-    Everything is called on the plane's event loop.
+    *shared*: other servers of the same version may listen on the port too. Everything is called on the plane's event loop.
     """
 
-    def __init__(self, plane: DataPlane, addresses: Sequence[str]) -> None:
+    def __init__(self, plane: DataPlane, addresses: Sequence[str], *, shared: bool = False) -> None:
         self._plane = plane
+        self._shared = shared
         self._addresses = tuple(addresses)
         self._server: Any = None
         self.ports: tuple[int, ...] = ()  # what is listened on, in the order of the addresses; 1 for a unix socket
@@ -58,7 +59,7 @@ class GrpcServer:
         except ImportError as error:
             logger.info("no gRPC here: %s. Install grpcio and protobuf beside the model to have it.", error)
             return False
-        self._server = grpc.server(options=_options(self._plane.largest_body))
+        self._server = grpc.server(options=_options(self._plane.largest_body, shared=self._shared))
         self._server.add_generic_rpc_handlers((_service(self._plane),))
         self.ports = tuple(self._listen(address) for address in self._addresses)
         await self._server.start()
@@ -80,12 +81,12 @@ class GrpcServer:
             self._server = None
 
 
-def _options(largest: int) -> list[tuple[str, int]]:
+def _options(largest: int, *, shared: bool) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", largest),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", 1024),
-        ("grpc.so_reuseport", 1),  # workers of one server share a port
+        ("grpc.so_reuseport", int(shared)),
         ("grpc.http2.min_ping_interval_without_data_ms", 5000),
     ]
 

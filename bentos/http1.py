@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import time
 from collections import deque
 from http import HTTPStatus
@@ -21,7 +22,10 @@ from bentos.answer import Answer, Request
 from bentos.dataplane import DataPlane, prediction_kind
 from bentos.exchange import request_of
 
+logger = logging.getLogger("shipway.server")
+
 LARGEST_HEAD = 64 << 10  # bytes of URL and headers; longer ones get 431
+LARGEST_READ = 512 << 10  # bytes that may come before a head in one read; uvloop reads 256 KiB at once
 IDLE_SECONDS = 75.0  # a connection without a request is closed after this long
 BODY_SECONDS = 30.0  # a request must be whole, and an answer taken, after this long
 GOODBYE_SECONDS = 2.0  # what a refused client still sends is read for this long, so that it sees its answer
@@ -52,6 +56,10 @@ class Http1(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._size = self._head_size = 0
         self._reading = False  # between the first byte of a request and its last
+        self._heading = False  # … and the last of its head
+        self._head_fed = 0  # bytes that came meanwhile: the parser keeps an unfinished header to itself
+        self._last = False  # the request that is being read is the last one
+        self._ended = False  # the client sends nothing more
         self._answering = False
         self._blocked = False  # the client does not take what is written
         self._closing = False  # nothing more is read
@@ -74,13 +82,17 @@ class Http1(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client sends nothing more; answers on their way still go out."""
-        return self._answering and not self._closing
+        self._ended = True
+        return self._answering or bool(self._waiting)
 
     def shutdown(self) -> None:
-        """The server stops: closes now, or after the answer on its way."""
-        if not self._answering and self._transport is not None:
-            self._transport.close()
-        self._closing = True
+        """The server stops: closes now, or after the answers on their way and to the request that is being read."""
+        if self._reading and not self._closing:
+            self._last = True
+        else:
+            self._closing = True
+            if not self._answering and not self._waiting and self._transport is not None:
+                self._transport.close()
 
     def pause_writing(self) -> None:
         """The client reads more slowly than it is answered: nothing more is read from it."""
@@ -101,7 +113,7 @@ class Http1(asyncio.Protocol):
         waited = now - self.since
         if self._blocked and waited > BODY_SECONDS:
             self._transport.abort()
-        elif self._reading and not self._closing and waited > BODY_SECONDS:
+        elif self._reading and not self._closing and not self._paused and waited > BODY_SECONDS:
             self._refuse(408, b"the request was not whole in time")
         elif not (self._answering or self._reading or self._blocked) and waited > IDLE_SECONDS:
             self._transport.close()
@@ -117,6 +129,10 @@ class Http1(asyncio.Protocol):
         except httptools.HttpParserError:
             if not self._closing:
                 self._refuse(400, b"expected HTTP/1.1, found something else")
+        if self._heading:
+            self._head_fed += len(data)
+            if self._head_fed > LARGEST_HEAD + LARGEST_READ:
+                self._too_long()
 
     # -- the parser
 
@@ -125,8 +141,8 @@ class Http1(asyncio.Protocol):
         self._url = b""
         self._headers = {}
         self._parts = []
-        self._size = self._head_size = 0
-        self._reading = True
+        self._size = self._head_size = self._head_fed = 0
+        self._reading = self._heading = True
         self.since = time.monotonic()
 
     def on_url(self, url: bytes) -> None:
@@ -137,8 +153,9 @@ class Http1(asyncio.Protocol):
             self._too_long()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header; of several with one name the last counts."""
-        self._headers[name.lower()] = value
+        """One header; of several with one name the last counts, and trailers count for nothing."""
+        if self._heading:
+            self._headers[name.lower()] = value
         self._head_size += len(name) + len(value) + 4
         if self._head_size > LARGEST_HEAD:
             self._too_long()
@@ -149,6 +166,7 @@ class Http1(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
+        self._heading = False
         if self._closing:
             return
         length, expect = self._headers.get(b"content-length"), self._headers.get(b"expect")
@@ -171,11 +189,14 @@ class Http1(asyncio.Protocol):
         self._reading = False
         if self._closing:
             return
+        self._closing = self._last
         parts = self._parts
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         path = self._path()
         method = self._parser.get_method().decode("ascii")
-        self._waiting.append((method, path, self._headers, body, self._parser.should_keep_alive()))
+        parser = self._parser
+        keep = parser.should_keep_alive() and parser.get_http_version() != "1.0" and not parser.should_upgrade()
+        self._waiting.append((method, path, self._headers, body, keep))
         if self._answering or self._blocked:
             self._pause()
         else:
@@ -186,7 +207,9 @@ class Http1(asyncio.Protocol):
         if path is None:
             if len(_PATHS) >= _REMEMBERED:
                 _PATHS.clear()
-            path = _PATHS[self._url] = _path_of(self._url)
+            path = _path_of(self._url)
+            if len(self._url) <= 256:
+                _PATHS[self._url] = path
         return path
 
     # -- answers
@@ -196,16 +219,22 @@ class Http1(asyncio.Protocol):
         if self._turning:
             return
         self._turning = True
-        while self._waiting and not self._answering and not self._blocked and self._transport is not None:
-            self._answering = True
-            method, path, headers, body, keep = self._waiting.popleft()
-            found = self.plane.look_up(method, path, body)
-            if found is not None:
-                self._answer(method, keep, found)
-            else:
-                request = request_of(prediction_kind(path) or "", headers, body)
-                self.plane.handle(request, functools.partial(self._answer, method, keep))
-        self._turning = False
+        try:
+            while self._waiting and not self._answering and not self._blocked and self._transport is not None:
+                self._answering = True
+                method, path, headers, body, keep = self._waiting.popleft()
+                found = self.plane.look_up(method, path, body)
+                if found is not None:
+                    self._answer(method, keep, found)
+                else:
+                    request = request_of(prediction_kind(path) or "", headers, body)
+                    self.plane.handle(request, functools.partial(self._answer, method, keep))
+        except Exception:  # an end is better than a connection that nobody answers
+            logger.exception("a request could not be answered")
+            if self._transport is not None:
+                self._transport.abort()
+        finally:
+            self._turning = False
         if self._paused and not self._waiting and not self._blocked and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
@@ -221,7 +250,8 @@ class Http1(asyncio.Protocol):
         if self._transport is None:
             return
         self._state.total_requests += 1
-        close = self._closing or not keep or self.plane.draining or RETIRED in self._state.default_headers
+        going = self._closing or self._ended or self.plane.draining or RETIRED in self._state.default_headers
+        close = not keep or (going and not self._waiting)
         body = b"" if method == "HEAD" else found.body.data
         self._transport.write(_head(found, close=close) + body)
         if close:
@@ -251,7 +281,7 @@ class Http1(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        if self._answering:  # an answer is owed before this one: there is no saying this in order
+        if self._answering or self._waiting:  # answers are owed before this one: there is no saying this in order
             return
         transport.write(_head(found, close=True) + found.body.data)
         asyncio.get_running_loop().call_later(GOODBYE_SECONDS, transport.close)

@@ -92,8 +92,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--follow needs --registry, the address of the MLflow server")
     if options.workers < 1:
         parser.error(f"--workers {options.workers}: expected 1 or more")
-    if options.grpc_uds and options.workers > 1:
-        parser.error("--grpc-uds goes with one worker: they cannot share it. Use --grpc-port")
+    if options.workers > 1 and (options.grpc_uds or options.grpc_port == 0):
+        parser.error(
+            "--grpc-uds and --grpc-port 0 go with one worker: several share a port. Use --grpc-port with its number"
+        )
     if options.follow and options.workers > 1:
         parser.error(
             "--follow goes with one worker: each would change at its own time. Let bentos.start follow, with --envs"
@@ -222,14 +224,15 @@ def serve(plane: DataPlane, listener: socket.socket | None, options: argparse.Na
     if addresses := _grpc_addresses(options):
         from bentos.grpc_server import GrpcServer
 
-        server.grpc = GrpcServer(plane, addresses)
+        server.grpc = GrpcServer(plane, addresses, shared=options.worker is not None or options.parent_fd is not None)
     server.run(sockets=None if listener is None else [listener])
     if server.failed:
         raise LaunchError(f"gRPC cannot listen on {', '.join(addresses)}: see above")
 
 
 def _grpc_addresses(options: argparse.Namespace) -> list[str]:
-    found = [] if options.grpc_port is None else [f"{options.host}:{options.grpc_port}"]
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    found = [] if options.grpc_port is None else [f"{host}:{options.grpc_port}"]
     return found if options.grpc_uds is None else [*found, f"unix:{options.grpc_uds.absolute()}"]
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+
 from bentos.coerced import Coerced
 from bentos.loaders.interface import PredictError, Prediction
 from bentos.runner import ModelRunner
@@ -19,6 +21,7 @@ from bentos.wire.doubles import Doubles
 CHEAP_SECONDS = 5e-6  # joining requests and cutting their answers apart costs each of them about as much
 LARGEST_BATCH = 4096
 _PROBED = (1, 8, 32)
+_JOINED = (2, 3, 5, 8, 32)
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,6 @@ def _measured(runner: ModelRunner, rows: Coerced) -> tuple[Mapping[int, float], 
         return profile.curve, profile.rowwise, profile.rowwise_chances
     params = runner.plan.coerce_params(None)
     curve: dict[int, float] = {}
-    answers: list[Prediction] = []
     try:
         for count in _PROBED:
             many = Coerced.join([rows.slice(0, 1)] * count)
@@ -139,17 +141,31 @@ def _measured(runner: ModelRunner, rows: Coerced) -> tuple[Mapping[int, float], 
                 runner.answer(many, params)
                 best = min(best, time.perf_counter() - started)
             curve[count] = best
-            answers.append(runner.answer(many, params, probabilities=True))
+        both = _rowwise(runner, probabilities=True)
+        return curve, both or _rowwise(runner, probabilities=False), both
     except (InputError, PredictError, ValueError):
-        return {}, False, False
-    rowwise = all(made.rows == count for made, count in zip(answers, _PROBED, strict=True)) and _rowwise(answers)
-    return curve, rowwise, rowwise
+        return curve if len(curve) == len(_PROBED) else {}, False, False
 
 
-def _rowwise(answers: list[Prediction]) -> bool:
-    """Whether the same row got the same answer, to the bit, however many times it was asked at once."""
-    alone = _bits(answers[0])
-    return all(_bits(made.slice(n, n + 1)) == alone for made in answers[1:] for n in range(made.rows))
+def _rowwise(runner: ModelRunner, *, probabilities: bool) -> bool:
+    """Whether random rows answered together get, to the bit, what each gets alone: a matrix product of several rows adds
+    up in another order. Only models over floating point are tried; others join rows where their bento says so."""
+    plan, params, rows = runner.plan, runner.plan.coerce_params(None), max(_PROBED)
+    if plan.uniform is None or plan.uniform.kind != "f":
+        return False
+    drawn = np.random.default_rng(0).standard_normal((rows, len(plan.columns)))
+    data = plan.whole(drawn.astype(plan.uniform))
+
+    def answered(start: int, stop: int) -> Prediction:
+        return runner.answer(data.slice(start, stop), params, probabilities=probabilities)
+
+    alone = [_bits(answered(row, row + 1)) for row in range(rows)]
+    for size in _JOINED:
+        for start in range(0, rows - size + 1, size):
+            made = answered(start, start + size)
+            if made.rows != size or [_bits(made.slice(n, n + 1)) for n in range(size)] != alone[start : start + size]:
+                return False
+    return True
 
 
 def _bits(made: Prediction) -> list[Any]:

@@ -8,6 +8,7 @@ waits for more. Short calls run on the event loop, long ones in a thread, so tha
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -151,16 +152,19 @@ class Predictions:
             self._wake()
             return
         self._busy = True
+        for item in (*batch, *self._queue):  # nobody was watched while everything was short
+            if item.timer is None and not item.ended:
+                self._watch(item)
         loop = asyncio.get_running_loop()
-        loop.run_in_executor(self._pool, self._answers, batch).add_done_callback(
-            lambda made: self._landed(batch, made.result())
-        )
+        loop.run_in_executor(self._pool, self._answers, batch).add_done_callback(functools.partial(self._landed, batch))
 
-    def _landed(self, batch: Sequence[Item], answers: Sequence[Answer]) -> None:
+    def _landed(self, batch: Sequence[Item], made: asyncio.Future[list[Answer]]) -> None:
         self._busy = False
-        for item, answer in zip(batch, answers, strict=True):
-            self._end(item, answer)
-        self._wake()
+        try:
+            for item, answer in zip(batch, made.result(), strict=True):
+                self._end(item, answer)
+        finally:
+            self._wake()
 
     def _take(self) -> list[Item]:
         """The next batch: the first that waits, and those behind it whose rows can be joined to its."""
@@ -192,8 +196,9 @@ class Predictions:
         )
 
     def _short(self, batch: Sequence[Item]) -> bool:
-        rows = sum(item.work.data.rows if item.work is not None else 1 << 40 for item in batch)
-        return self._batching != "off" and batch[0].live.seconds(rows) <= LONG_SECONDS
+        works = [item.work for item in batch if item.work is not None]  # what is not decoded yet is large
+        rows = sum(work.data.rows for work in works)
+        return len(works) == len(batch) and self._batching != "off" and batch[0].live.seconds(rows) <= LONG_SECONDS
 
     def _answers(self, batch: Sequence[Item]) -> list[Answer]:
         """One predict for all, each by itself where that fails; never raises. Runs on the loop or in the thread."""

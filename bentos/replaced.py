@@ -6,6 +6,7 @@ and ``retire``, one a line; its end means that the parent is gone.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import socket
@@ -37,6 +38,7 @@ class ReplaceableServer(DrainingServer):
         self._parent = parent
         self._retire = threading.Event()
         self._retired_at: float | None = None
+        self._stopping: asyncio.Task[None] | None = None  # gRPC takes no new calls either
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begins to accept, then tells the parent."""
@@ -52,6 +54,8 @@ class ReplaceableServer(DrainingServer):
                 self._retired_at = time.monotonic()
                 for server in self.servers:
                     server.close()  # here alone: the socket itself is the parent's
+                if self.grpc is not None:
+                    self._stopping = asyncio.create_task(self.grpc.stop(LINGER_SECONDS))
                 self.config.encoded_headers = [RETIRED]
                 self.server_state.default_headers = self.config.encoded_headers
             return stop

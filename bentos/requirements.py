@@ -16,10 +16,11 @@ SERVING: tuple[str, ...] = (
     "uvicorn",
     "uvloop",
     "httptools",
-    "starlette",
     "prometheus-client",
     "pyyaml",
     "packaging",
+    "protobuf",
+    "grpcio",
 )
 """What every model server imports besides the model's own libraries."""
 

@@ -74,9 +74,11 @@ class ModelRunner:
         """Answer inputs and params that the plan has coerced already, as a batch of several requests is."""
         try:
             return self.predictor.predict(data, params, probabilities=probabilities)
-        except (InputError, PredictError):
+        except (InputError, PredictError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except (
+            BaseException
+        ) as error:  # a panic of a native library is no Exception, and exit() in a model ends no server
             # such values fit the signature, and are the client's to avoid
             if isinstance(error, ValueError) and not data.usual:
                 raise InputError(f"the model refuses a missing, infinite or very large value: {error}") from error

@@ -39,12 +39,23 @@ class WorkerServer(ReplaceableServer):
         asyncio.get_running_loop().add_reader(self._given, self._take)
         await super().startup([])
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Takes what has been dealt, then nothing more: the parent deals to the others."""
+        while self._take():
+            pass
+        asyncio.get_running_loop().remove_reader(self._given)
+        self._given.close()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks))
+        await super().shutdown(sockets)
+
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to stop now."""
         self._tell()
         return await super().on_tick(counter)
 
-    def _take(self) -> None:
+    def _take(self) -> bool:
+        """Takes connections that wait; whether there may be more."""
         loop = asyncio.get_running_loop()
         for _ in range(AT_ONCE):
             try:
@@ -59,7 +70,10 @@ class WorkerServer(ReplaceableServer):
                 task = loop.create_task(self._adopt(socket.socket(fileno=descriptor)))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+        else:
+            return True
         self._tell()
+        return False
 
     async def _adopt(self, connection: socket.socket) -> None:
         """Makes the protocol of a connection as uvicorn does for those that it accepts."""

@@ -163,7 +163,12 @@ class Workers:
         if slot.server is None:
             if not self._retiring and now >= slot.again:
                 slot.backoff = min(slot.backoff * 2, BACKOFF[1])
-                self._start(index)
+                try:
+                    self._start(index)
+                except OSError as error:  # no memory, or too many processes: the others still answer
+                    logger.error("worker %d was not started: %s", index, error)
+                    slot.let_go()
+                    slot.again = now + slot.backoff
             return None
         code = slot.server.ended()
         if code is None and not slot.ready:

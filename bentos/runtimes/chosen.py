@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 SECONDS = 600.0  # a choice that takes longer is not made: native answers
 AGAIN = 3_600.0  # a choice without converters is asked for again after this long
+CASTING = ("runner", "coerced", "plan", "columns", "tensors", "nested")  # what decides which bits a model is given
 
 
 def no_reference() -> Path | None:
@@ -113,20 +114,25 @@ def _with_converters(mv: ModelVersion, policy: BuildPolicy, environments: Enviro
 
 def _key(mv: ModelVersion, policy: BuildPolicy, lock: Lock, with_converters: Lock | None) -> str:
     here = Path(__file__).parent
-    code = [*sorted(here.glob("*.py")), *sorted((here.parent / "loaders").glob("*.py")), here.parent / "runner.py"]
+    code = [
+        *sorted(here.glob("*.py")),
+        *sorted((here.parent / "loaders").glob("*.py")),
+        *(here.parent / f"{name}.py" for name in CASTING),
+    ]
     parts = [mv.digest, policy.runtime, lock.digest, with_converters.digest if with_converters else "none"]
     parts += [hashlib.sha256(file.read_bytes()).hexdigest() for file in code]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 def _usable(kept: Path, why: str) -> bool:
-    """Whether what is kept may be taken: what was made without converters only for AGAIN seconds."""
+    """Whether what is kept may be taken: what was made without converters, or by a child that failed, for AGAIN seconds."""
     try:
         age = time.time() - (kept / FILE).stat().st_mtime
-        json.loads((kept / FILE).read_text())["reason"]
+        found = json.loads((kept / FILE).read_text())
+        passing = bool(why or found.get("failed")) and found["reason"] is not None
     except (OSError, ValueError, KeyError):
         return False
-    return not why or age < AGAIN
+    return not passing or age < AGAIN
 
 
 def _make(
@@ -158,7 +164,7 @@ def _make(
                 "rowwise": False,
                 "rowwise_chances": False,
             }
-            found["candidates"] = []
+            found |= {"candidates": [], "failed": True}
         if why:
             found["reason"] = why
         (made / FILE).write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")

@@ -20,6 +20,7 @@ from bentos.signature import Tensor
 
 _Cell = float | None
 _REMEMBERED = 256  # orders of columns; clients send few
+_LONGEST = 16384  # characters of names in an order that is remembered
 
 
 class _Split(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -144,9 +145,11 @@ class Doubles:
             at = {name: position for position, name in enumerate(columns)}
             if len(at) != len(columns):
                 raise
-            if len(self._orders) >= _REMEMBERED:
-                self._orders.clear()
-            order = self._orders[columns] = np.array([at[key] for key in self._keys])
+            order = np.array([at[key] for key in self._keys])
+            if len(columns) <= 2 * self._width and sum(map(len, columns)) <= _LONGEST:
+                if len(self._orders) >= _REMEMBERED:
+                    self._orders.clear()
+                self._orders[columns] = order
             return order
 
 

@@ -11,17 +11,19 @@ from bentos.wire.compression import CODINGS
 from bentos.wire.interface import column_kinds
 from bentos.wire.invocations import FORMATS
 from bentos.wire.negotiation import TYPES
+from bentos.wire.tensors import DTYPES
 
 _JSON_TYPES: dict[str, dict[str, Any]] = {
     "boolean": {"type": "boolean"},
-    "integer": {"type": "integer", "format": "int32"},
-    "long": {"type": "integer", "format": "int64"},
+    "integer": {"type": "integer", "format": "int32", "minimum": -(2**31), "maximum": 2**31 - 1},
+    "long": {"type": "integer", "format": "int64", "minimum": -(2**63), "maximum": 2**63 - 1},
     "float": {"type": "number", "format": "float"},
     "double": {"type": "number", "format": "double"},
     "string": {"type": "string"},
     "binary": {"type": "string", "contentEncoding": "base64"},
-    "datetime": {"type": "string", "format": "date-time"},
+    "datetime": {"type": ["string", "integer"], "format": "date-time", "description": "ISO 8601, or ns since 1970"},
 }
+_NULL_IS_NAN = ("float", "double", "string", "datetime")  # null there is a missing value, required or not
 
 
 def describe(signature: Signature, model: str, version: str) -> dict[str, Any]:
@@ -42,8 +44,9 @@ def describe(signature: Signature, model: str, version: str) -> dict[str, Any]:
     invoke = _operation("Predict, in MLflow's scoring protocol", accepted, answers, _MLFLOW_ERROR)
     invoke["description"] = f"The header Accept names the answer's format: {', '.join(TYPES)}; JSON without."
     invoke["responses"]["406"] = _response("No format that the client accepts can hold the answer.", _MLFLOW_ERROR)
-    tensors = {"application/json": {"type": "object"}, "application/octet-stream": _binary(_RAW)}
-    infer = _operation("Predict, in the Open Inference Protocol V2", tensors, tensors, _V2_ERROR)
+    binary = {"application/octet-stream": _binary(_RAW)}
+    asked, answered = {"application/json": _V2_REQUEST, **binary}, {"application/json": _V2_ANSWER, **binary}
+    infer = _operation("Predict, in the Open Inference Protocol V2", asked, answered, _V2_ERROR)
     infer["parameters"].append(_HEADER_LENGTH)
     infer["responses"]["415"] = _response(_UNREAD, _V2_ERROR)
     plain = {
@@ -68,7 +71,12 @@ def row_schema(signature: Signature) -> dict[str, Any]:
         ]
         return {
             "type": "object",
-            "properties": {key: _column_schema(kind) for key, kind in kinds.items()},
+            "properties": {
+                key: _nullable(_column_schema(kind))
+                if kind in _NULL_IS_NAN or key not in required
+                else _column_schema(kind)
+                for key, kind in kinds.items()
+            },
             "required": required,
         }
     tensors = [entry for entry in signature.inputs if isinstance(entry, Tensor)]
@@ -79,6 +87,11 @@ def row_schema(signature: Signature) -> dict[str, Any]:
 
 def _column_schema(kind: str) -> dict[str, Any]:
     return _JSON_TYPES.get(kind) or {"description": kind}
+
+
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    kinds = schema.get("type")
+    return {**schema, "type": [*([kinds] if isinstance(kinds, str) else kinds), "null"]} if kinds else schema
 
 
 def _tensor_schema(tensor: Tensor) -> dict[str, Any]:
@@ -164,8 +177,47 @@ _MLFLOW_ERROR = {
     "properties": {"error_code": {"type": "string"}, "message": {"type": "string"}},
 }
 _V2_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+_MAYBE_OBJECT = {"type": ["object", "null"]}
+_TENSOR: dict[str, Any] = {
+    "type": "object",
+    "required": ["name", "shape", "datatype"],
+    "properties": {
+        "name": {"type": "string"},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+        "datatype": {"type": "string", "enum": list(DTYPES)},
+        "data": {"type": "array"},
+        "parameters": _MAYBE_OBJECT,
+    },
+}
+_OUTPUT = {
+    "type": "object",
+    "required": ["name"],
+    "properties": {"name": {"type": "string"}, "parameters": _MAYBE_OBJECT},
+}
+_V2_REQUEST = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string"},
+        "parameters": _MAYBE_OBJECT,
+        "inputs": {"type": "array", "minItems": 1, "items": _TENSOR},
+        "outputs": {"type": ["array", "null"], "items": _OUTPUT},
+    },
+}
+_V2_ANSWER = {
+    "type": "object",
+    "required": ["model_name", "model_version", "outputs"],
+    "properties": {
+        "model_name": {"type": "string"},
+        "model_version": {"type": "string"},
+        "id": {"type": "string"},
+        "outputs": {"type": "array", "items": _TENSOR},
+    },
+}
 _CONTENT_ENCODING = _header(
-    "Content-Encoding", "How the body is compressed.", {"type": "string", "enum": [*CODINGS, "identity"]}
+    "Content-Encoding",
+    f"How the body is compressed: {', '.join(CODINGS)}, or not at all; several, as in gzip, gzip, one after another.",
+    {"type": "string"},
 )
 _HEADER_LENGTH = _header(
     "Inference-Header-Content-Length", "Bytes of JSON before the raw tensors.", {"type": "integer", "minimum": 0}

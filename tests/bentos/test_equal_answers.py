@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,19 @@ from hypothesis import strategies as st
 
 from bentos.answer import Answer, Request, answer
 from bentos.batch import score_file
-from bentos.dataplane import DataPlane
+from bentos.dataplane import INFER, DataPlane
 from bentos.live import Live
 from bentos.loaders.results import normalise
+from bentos.runtimes.profile import CONVERTED
+from bentos.wire.interface import Body
 from tests.bentos.forms import FORMS, PROBABILITIES, columns, frame, read, same, wanted
+from tests.bentos.planes import Client
+from tests.bentos.planes import served as running
 from tests.bentos.saved import IGNORED
 from tests.bentos.zoo import DRAWN, MODELS, NAMES, numbers
 
+pytest.importorskip("treelite", reason="the converters are not installed")
+pytest.importorskip("skl2onnx", reason="the converters are not installed")
 pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORED]
 
 _NO_NULLS = {"npy": "nulls, but NaN and NaT", "v2": "nulls, but NaN", "grpc": "nulls, but NaN"}
@@ -43,6 +50,7 @@ CANNOT: dict[tuple[str, str], str] = {
     ("mlflow", "mixed, any null"): "a null among whole numbers and booleans",
     ("mlflow", "echo native"): "columns left out as nulls: an estimator is not given them",
     ("mlflow", "onnx"): "outputs of several widths: it fails to make a table of them",
+    **{("mlflow", model): "the converted model" for model in MODELS if model.endswith("sealed")},
     ("batch", "named"): "tensors of several dimensions",
 }  # fmt: skip
 """(form, kind of input or model) → what that form cannot carry."""
@@ -53,16 +61,22 @@ def _pairs(*forms: str) -> list[Any]:
     return [p for p in found if (p[2], p[0]) not in CANNOT and (p[2], p[1]) not in CANNOT]
 
 
-few = settings(max_examples=12, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+ROW_BY_ROW = ("random forest", "boosting", "echo native")  # so written, whatever a few rows showed
+
+few = settings(max_examples=8, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """As the launcher has it: OpenMP's threads would wait for each other longer than they work."""
+def as_in_a_child() -> Iterator[None]:
+    """One thread, as the launcher has it: OpenMP's would wait for each other longer than they work. Short measurements."""
     import sklearn.ensemble  # noqa: F401 brings the OpenMP that is to be limited
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1):
+    from bentos.runtimes import curve
+
+    with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
+        patch.setattr(curve, "SECONDS", 0.01)
+        patch.setattr(curve, "ALONE_SECONDS", 0.1)
         yield
 
 
@@ -73,6 +87,7 @@ class Served:
         self.name, self.folder = name, MODELS[name][0](folder)
         self.live = Live.load(self.folder, "m", "3")
         self.runner = self.live.runner
+        assert (self.runner.profile.runtime in CONVERTED) == name.endswith("sealed"), self.runner.profile.reason
         names = [str(name) for name in self.runner.predict(self.runner.plan.synthetic()).outputs()]
         names = ["predict"] if names == ["prediction"] else names
         self.outputs = [*names, PROBABILITIES] if self.live.probabilities else names
@@ -158,19 +173,41 @@ def test_batch_answers_the_same(served: Callable[[str], Served], tmp_path: Path,
 def test_requests_answered_together_are_answered_as_alone(served: Callable[[str], Served], model: str, kind: str, form: str) -> None:  # fmt: skip
     which = served(model)
     forms = sorted({pair[2] for pair in _pairs(*FORMS) if pair[:2] == (model, kind)})
+    live = replace(which.live, rowwise=True) if model in ROW_BY_ROW else which.live
     seen: set[int] = set()
 
     @settings(few, max_examples=20)
     @given(st.lists(st.tuples(DRAWN[kind], st.sampled_from(forms)), min_size=2, max_size=12))
     def check(asked: list[tuple[Any, str]]) -> None:
         requests = [FORMS[form](drawn, which.outputs) for drawn, form in asked]
-        answers, together = asyncio.run(_together(which.live, requests))
+        answers, together = asyncio.run(_together(live, requests))
         seen.add(together)
         for (drawn, _), found in zip(asked, answers, strict=True):
             which.check(drawn, found)
 
     check()
-    assert not which.live.rowwise or max(seen) > 1
+    assert max(seen) > 1 or not live.rowwise
+
+
+@pytest.mark.parametrize("model", ["logistic regression", "onnx", "boosting, sealed"])
+def test_over_a_socket_the_bytes_are_the_same(served: Callable[[str], Served], model: str) -> None:
+    which = served(model)
+    drawn = pa.Table.from_pandas(numbers(7, seed=3))
+    paths = {"invocations": "/invocations", "v2": "/v2/models/m/infer", "grpc": INFER}
+    with running(DataPlane(which.live)) as port, Client(port) as client:
+        for form in sorted({pair[2] for pair in _pairs(*FORMS) if pair[:2] == (model, "doubles")}):
+            asked = FORMS[form](drawn, which.outputs)
+            head = f"POST {paths[asked.kind]} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(asked.body)}\r\n"
+            for name, value in (
+                ("content-type", asked.content_type),
+                ("content-encoding", asked.encoding),
+                ("accept", asked.accept),
+                ("inference-header-content-length", asked.header_length),
+            ):
+                head += f"{name}: {value}\r\n" if value else ""
+            status, headers, data = client.send(f"{head}\r\n".encode() + asked.body).answer()
+            length = int(headers.get("inference-header-content-length", 0))
+            which.check(drawn, Answer(status, Body(data, headers["content-type"], length), data.decode("latin-1")))
 
 
 async def _together(live: Live, requests: Sequence[Request]) -> tuple[list[Answer], int]:
@@ -187,7 +224,7 @@ async def _together(live: Live, requests: Sequence[Request]) -> tuple[list[Answe
     return answers, len(requests) // len(counted)
 
 
-@pytest.mark.parametrize("form", sorted(form for form, kind in CANNOT if kind == "onnx"))
+@pytest.mark.parametrize("form", sorted(form for form, kind in CANNOT if kind == "onnx" and form in FORMS))
 def test_an_answer_that_a_form_cannot_hold_is_refused(served: Callable[[str], Served], form: str) -> None:
     which = served("onnx")
     found = answer(which.live, FORMS[form](pa.Table.from_pandas(numbers(2)), which.outputs))

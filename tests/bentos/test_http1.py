@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -220,3 +221,66 @@ def test_requests_in_flight_finish_when_the_server_stops() -> None:
     thread.join()
     client.socket.close()
     assert found == [200]
+
+
+def test_a_header_without_end_is_refused(port: int) -> None:
+    with Client(port) as client, pytest.raises((ConnectionError, TimeoutError)):
+        client.send(b"GET / HTTP/1.1\r\nx: ")
+        for _ in range(2000):
+            client.send(b"a" * 65536)
+            time.sleep(0.001)
+
+
+def test_a_trailer_changes_no_header(port: int) -> None:
+    head = (
+        b"POST /invocations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+    )
+    with Client(port) as client:
+        client.send(head + b"%x\r\n%s\r\n0\r\ncontent-type: image/png\r\n\r\n" % (len(BODY), BODY))
+        assert client.answer()[0] == 200
+
+
+def test_whole_requests_are_answered_before_a_bad_one_ends_the_connection() -> None:
+    with served(DataPlane(live(Sums(0.05), {1: 0.05}))) as port, Client(port) as client:
+        client.send(post() + post() + b"no request\r\n\r\n")
+        assert [client.answer()[0] for _ in range(2)] == [200, 200]
+        assert client.closed()
+
+
+def test_a_client_that_said_all_gets_its_answers_and_an_end() -> None:
+    with served(DataPlane(live(Sums(0.1), {1: 0.1}))) as port, Client(port) as client:
+        client.send(post() + post())
+        client.socket.shutdown(socket.SHUT_WR)
+        assert [client.answer()[0] for _ in range(2)] == [200, 200]
+        assert client.closed()
+
+
+def test_http_1_0_is_closed_whatever_it_asks(port: int) -> None:
+    with Client(port) as client:
+        status, headers, _ = client.send(b"GET /readyz HTTP/1.0\r\nconnection: keep-alive\r\n\r\n").answer()
+        assert (status, headers["connection"]) == (200, "close")
+        assert client.closed()
+
+
+def test_a_request_that_is_being_sent_is_answered_when_the_server_stops() -> None:
+    plane = DataPlane(live(Sums(), {1: 1e-6}))
+    client = None
+    with served(plane) as port:
+        client = Client(port).send(post()[:-3])
+        time.sleep(0.2)
+        threading.Timer(0.4, client.send, [post()[-3:]]).start()
+    assert client.answer()[0] == 200
+    client.socket.close()
+
+
+def test_a_client_that_does_not_read_does_not_keep_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http1, "BODY_SECONDS", 0.5)
+    page = b"GET /docs HTTP/1.1\r\nhost: x\r\n\r\n"
+    with served(DataPlane(live(Sums(), {1: 1e-6}))) as port:
+        stuck = Client(port, 0.3)
+        with pytest.raises((TimeoutError, ConnectionError)):
+            for _ in range(100_000):
+                stuck.send(page * 100)
+        began = time.monotonic()
+    assert time.monotonic() - began < 8
+    stuck.socket.close()

@@ -178,3 +178,45 @@ def test_a_live_version_reads_its_curve() -> None:
     assert live(Sums(), SLOW).seconds(32) == pytest.approx(0.021)
     assert live(Sums(), {1: 0.01, 32: 0.32}).most_rows <= 16
     assert live(Sums(), {}).seconds(1) == float("inf")
+
+
+def test_what_waits_behind_a_long_predict_has_its_deadline_too() -> None:
+    long = Request("invocations", "application/json", "", "", body(1, rows=2000))
+    plane = DataPlane(live(Sums(0.4), {1: 1e-6, 2000: 0.4}, rowwise=False), deadline=10)
+    began = time.perf_counter()
+
+    async def timed() -> list[tuple[int, float]]:
+        loop = asyncio.get_running_loop()
+        found: list[tuple[int, float]] = []
+        done = loop.create_future()
+
+        def end(answer: Answer) -> None:
+            found.append((answer.status, time.perf_counter() - began))
+            if len(found) == 2:
+                done.set_result(None)
+
+        plane.handle(long, end)
+        plane.handle(request(2, seconds=0.1), end)
+        await done
+        return found
+
+    first, second = asyncio.run(timed())
+    plane.close()
+    assert first[0] == 504 and first[1] < 0.3
+    assert second[0] == 200
+
+
+@pytest.mark.parametrize("curve", [QUICK, SLOW], ids=["at once", "thread"])
+def test_a_panic_of_a_models_library_is_a_500_and_the_next_request_is_answered(curve: dict[int, float]) -> None:
+    class PanicError(BaseException):
+        """What pyo3 raises."""
+
+    class Panics(Sums):
+        def predict(self, data: Any, params: Any, *, probabilities: bool = False) -> Any:
+            if data.matrix("f8")[0, 0] == 1:
+                raise PanicError
+            return super().predict(data, params, probabilities=probabilities)
+
+    plane = DataPlane(live(Panics(), curve, rowwise=False))
+    answers = run(plane, request(1), request(2))
+    assert [found.status for found in answers] == [500, 200]

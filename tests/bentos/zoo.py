@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import zlib
 from collections.abc import Callable
@@ -25,7 +26,9 @@ KINDS |= {"y": "double", "note": "string", "k": "long", "maybe": "boolean", "end
 REQUIRED = ("n", "x", "flag", "s", "when")
 WHOLE = ("k", "maybe")  # optional, but MLflow itself refuses a null among whole numbers and booleans
 
-_floats = st.floats(-1e6, 1e6) | st.sampled_from([0.1, 1 / 3, -0.0, 5e-324, 1e-300, -1e15, 2.0**53 + 2])
+_floats = (
+    st.floats(-2, 2) | st.floats(-1e6, 1e6) | st.sampled_from([0.1, 1 / 3, -0.0, 5e-324, 1e-300, -1e15, 2.0**53 + 2])
+)
 _singles = st.floats(-1e6, 1e6, width=32)
 _longs = st.integers(-(2**63), 2**63 - 1)
 _texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=5)  # NPY drops a last \0
@@ -159,6 +162,23 @@ def echo_native(folder: Path) -> Path:
     return save("sklearn", Echo(), folder, None, None, signature=_signature(), serialization_format="cloudpickle")
 
 
+def sealed(make: Callable[[Path], Path]) -> Callable[[Path], Path]:
+    """As *make* saves it, sealed with the runtime that the build chooses for it."""
+
+    def sealed_in(folder: Path) -> Path:
+        from bentos.runtimes.choose import choose
+
+        runtime = folder / "src" / "runtime"
+        runtime.mkdir(parents=True)
+        found = choose(make(folder / "src" / "model"), runtime, "auto", None)
+        (runtime / "runtime.json").write_text(json.dumps(found))
+        seal = {"model": "m", "version": "3", "runtime": found["runtime"]}
+        (folder / "src" / "shipway.json").write_text(json.dumps(seal))
+        return folder
+
+    return sealed_in
+
+
 MODELS: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "logistic regression": (logistic_regression, ("doubles",)),
     "ridge": (ridge, ("doubles",)),
@@ -167,6 +187,9 @@ MODELS: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     "onnx": (onnx_columns, ("doubles",)),
     "onnx tensors": (onnx_tensors, ("named",)),
     "array regression": (array_regression, ("tensor",)),
+    "random forest, sealed": (sealed(random_forest), ("doubles",)),
+    "boosting, sealed": (sealed(boosting), ("doubles", "doubles, null")),
+    "ridge, sealed": (sealed(ridge), ("doubles",)),
     "echo": (echo, ("mixed", "mixed, null")),
     "echo table": (echo_table, ("mixed",)),
     "echo native": (echo_native, ("mixed", "mixed, any null")),

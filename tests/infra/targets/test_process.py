@@ -63,6 +63,8 @@ def test_a_killed_server_is_started_again(make_target, spec_of):
     target = make_target()
     name = target.ensure(spec_of()).name
     before = target.ready(name, 10)
+    state = Path(before.address.uds).parent / "state.json"
+    wait_until(lambda: json.loads(state.read_text())["was_ready"])  # its keeper saw that too
     for times in (1, 2, 3, 4):
         os.kill(processes(target.ready(name, 10))[1], signal.SIGKILL)
         wait_until(lambda times=times: target.list()[0].restarts == times)
