@@ -12,7 +12,7 @@ import orjson
 
 from bentos.coerced import Coerced
 from bentos.live import Live
-from bentos.loaders.interface import PredictError, Prediction
+from bentos.loaders.interface import PredictError, Prediction, RefusedError
 from bentos.plan import InputPlan
 from bentos.signature import InputError
 from bentos.wire import arrow_stream, invocations, negotiation, npy, v2, v2_grpc
@@ -22,6 +22,7 @@ from bentos.wire.interface import Body, MediaTypeError, NotAcceptableError, TooL
 
 logger = logging.getLogger("shipway.server")
 
+REFUSED = (b"x-shipway-refused", b"model")  # the gateway asks the baseline then: it may know better
 LARGEST_BODY = 64 << 20
 
 
@@ -160,7 +161,8 @@ def failed(live: Live, kind: str, error: Exception) -> Answer:
     if status:
         if status == 500:
             logger.warning("%s", error)
-        return refused(kind, status, str(error))
+        found = refused(kind, status, str(error))
+        return found._replace(headers=(*found.headers, REFUSED)) if isinstance(error, RefusedError) else found
     logger.error("%s/%s could not answer a %s request", live.model, live.version, kind, exc_info=error)
     return refused(kind, 500, "the server failed on this request; its log says why")
 

@@ -12,7 +12,7 @@ import orjson
 
 from bentos.coerced import Coerced
 from bentos.loaders import choose_flavor, load_predictor
-from bentos.loaders.interface import LoadError, PredictError, Prediction, Predictor
+from bentos.loaders.interface import LoadError, PredictError, Prediction, Predictor, RefusedError
 from bentos.plan import InputPlan
 from bentos.runtimes.profile import CONVERTED, Profile
 from bentos.signature import InputError, Inputs, Signature, parse_signature, read_mlmodel
@@ -81,7 +81,7 @@ class ModelRunner:
         ) as error:  # a panic of a native library is no Exception, and exit() in a model ends no server
             # such values fit the signature, and are the client's to avoid
             if isinstance(error, ValueError) and not data.usual:
-                raise InputError(f"the model refuses a missing, infinite or very large value: {error}") from error
+                raise RefusedError(f"the model refuses a missing, infinite or very large value: {error}") from error
             name = f"{self.model}/{self.version}" if self.model else str(self.folder)
             raise PredictError(f"model {name} raised {type(error).__name__}: {error}") from error
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from bentos.coerced import Coerced
 from bentos.errors import PermanentError
+from bentos.signature import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +24,10 @@ class LoadError(PermanentError):
 
 class PredictError(PermanentError):
     """The model's own code raised on inputs that fit its signature; the message carries what it said."""
+
+
+class RefusedError(InputError):
+    """The model's own code refused a missing, infinite or very large value, which fits its signature."""
 
 
 @dataclass(frozen=True)

@@ -147,8 +147,10 @@ def guarded_cluster(plan: TrafficPlan) -> dict[str, Any]:
         "typed_extension_protocol_options": {
             HTTP_OPTIONS: _http_options(
                 {
-                    "retry_on": "5xx,reset,connect-failure,refused-stream,retriable-status-codes",
+                    "retry_on": "5xx,reset,connect-failure,refused-stream,retriable-status-codes,retriable-headers",
                     "retriable_status_codes": [429],  # the candidate's queue is full
+                    # … or it refuses a value that the baseline may take; see bentos/answer.py
+                    "retriable_headers": [{"name": "x-shipway-refused", "present_match": True}],
                     "num_retries": 1,
                     "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.002s"},
                     "retry_priority": {

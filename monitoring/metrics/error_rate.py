@@ -91,7 +91,8 @@ def _judge_arms(evidence: Evidence, policy: ErrorRateMetric, levels: Levels) -> 
     to_candidate = np.asarray(rows["assigned"] == "candidate")
     fallback = np.asarray(rows["fallback"].astype(bool))
     baseline, candidate = _status(rows["baseline_status"]), _status(rows["candidate_status"])
-    by_log = to_candidate & (fallback | _failed(candidate))
+    # What both refuse is the client's fault.
+    by_log = to_candidate & ((fallback & ~_client(baseline)) | _failed(candidate))
     trials = int((to_candidate & (by_log | ~_client(candidate))).sum())
     by_gateway = int((to_candidate & _failed(candidate)).sum()) + _unseen(evidence, "candidate")
     first = (min(max(int(by_log.sum()), by_gateway), max(trials, by_gateway)), max(trials, by_gateway))

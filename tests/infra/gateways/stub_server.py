@@ -45,6 +45,8 @@ class Stub:
             answer["x-shipway-arm"] = arm
         body = json.dumps({"path": path, "headers": headers, **extra}).encode()
         answer["content-length"] = str(len(body))
+        if status == 400:
+            answer["x-shipway-refused"] = "model"
         raw = [(key.encode(), value.encode()) for key, value in answer.items()]
         await send({"type": "http.response.start", "status": status, "headers": raw})
         await send({"type": "http.response.body", "body": body})
@@ -56,6 +58,8 @@ class Stub:
             await asyncio.sleep(1.0)
         if self.mode == "full":
             return 429
+        if self.mode == "refuses":
+            return 400
         return 500 if self.mode == "half" and self.answered % 2 else 200
 
 

@@ -270,3 +270,15 @@ def test_tracing_is_settable(make_gateway, start_envoy):
     process = start_envoy(gateway)
     process.terminate()
     assert process.wait(timeout=20) == 0
+
+
+def test_what_a_candidate_refuses_and_the_baseline_takes_is_answered(envoy, serve, plan_of):
+    gateway, client = envoy
+    first, second = serve("1", "2")
+    second.get("/mode/refuses")
+    plan = plan_of(first, second, weight=50)
+    gateway.apply(plan)
+    with client.open_loop(invocations(plan)) as answers:
+        time.sleep(0.6)
+    assert answers.failed == {}
+    assert answers.fallbacks > 20
