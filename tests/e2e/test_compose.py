@@ -109,7 +109,12 @@ def test_what_was_released_lies_in_postgres_and_s3(stack: Composed, released: Tr
 
 
 def test_the_model_servers_reach_nothing_and_serve_hardened(stack: Composed, released: Traffic, engine: Any) -> None:
-    (server,) = [one for one in engine.containers.list() if one.image.labels.get("io.shipway.model") == MODEL]
+    def servers() -> list[Any]:
+        return [one for one in engine.containers.list() if one.image.labels.get("io.shipway.model") == MODEL]
+
+    # the aliases move before the bake, and the version before is drained and removed after it
+    until(lambda: len(servers()) == 1, 90, lambda: f"{[one.name for one in servers()]}")
+    (server,) = servers()
     assert list(server.attrs["NetworkSettings"]["Networks"]) == [f"{NAME}-models"]
     assert not server.attrs["HostConfig"]["PortBindings"]
     parts = containers(engine)
