@@ -12,6 +12,7 @@ from zlib import crc32
 from bentos.cells import Cells
 from bentos.segments import MAGIC, Record, close_leftovers, lost, pack
 
+SOON = 512 << 10  # bytes that wait before they are written at once: less than a processor's cache holds
 _ALL = 1 << 32  # as many crcs as there are
 
 
@@ -40,6 +41,7 @@ class SegmentWriter:
         self.error = ""  # why the last write failed; "" after one that succeeded
         self._rotate_bytes, self._rotate_seconds, self._flush_seconds = rotate_bytes, rotate_seconds, flush_seconds
         self._max_buffer, self._max_body = max_buffer, max_body
+        self._soon = min(SOON, max_buffer // 4)
         self._keep = round(min(max(sample, 0.0), 1.0) * _ALL)
         self._buffer, self._waiting = bytearray(), 0
         self._lock, self._wake, self._stop = threading.Lock(), threading.Event(), False
@@ -81,7 +83,7 @@ class SegmentWriter:
                 return
             self._buffer += frame
             self._waiting += 1
-        if size > self._max_buffer // 4:
+        if size > self._soon and not self._wake.is_set():
             self._wake.set()
 
     def flush(self) -> None:
@@ -93,7 +95,10 @@ class SegmentWriter:
         if not data and not untold:
             return
         try:
-            self._write((lost(untold) if untold else b"") + data)
+            if untold:  # in front, without a copy of what waits: it may be megabytes, and a copy stops the event loop
+                self._write(lost(untold) + data)
+            else:
+                self._write(data)
             self._counts[0] += count
             self.error = ""
         except OSError as error:
@@ -122,7 +127,7 @@ class SegmentWriter:
         self.flush()
         self._close_file()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | bytearray) -> None:
         if self._file is None:
             self._open_file()
         assert self._file is not None

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -43,8 +44,13 @@ def workers(server: Ended) -> list[int]:
 
 
 def sockets(pid: int) -> int:
-    """How many sockets it has open."""
-    return sum("socket" in str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir())
+    """How many sockets it has open; none when it is gone."""
+    count = 0
+    with suppress(FileNotFoundError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed since it was listed: a worker that starts opens and closes many
+                count += "socket" in str(entry.readlink())
+    return count
 
 
 def alive(pid: int) -> bool:

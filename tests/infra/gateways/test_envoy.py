@@ -184,10 +184,11 @@ def test_users_do_not_feel_a_bad_candidate(envoy, serve, plan_of, traffic, harm)
     assert (baseline.failures_5xx, baseline.timeouts, baseline.connect_failures) == (0, 0, 0)
 
 
-def test_what_a_candidate_with_a_full_queue_turns_away_the_baseline_answers(envoy, serve, plan_of):
+@pytest.mark.parametrize("mode", ["full", "refuses"])
+def test_what_a_candidate_turns_away_or_refuses_the_baseline_answers(envoy, serve, plan_of, mode):
     gateway, client = envoy
     first, second = serve("1", "2")
-    second.get("/mode/full")
+    second.get(f"/mode/{mode}")
     plan = plan_of(first, second, weight=50)
     gateway.apply(plan)
     with client.open_loop(invocations(plan)) as answers:
@@ -270,15 +271,3 @@ def test_tracing_is_settable(make_gateway, start_envoy):
     process = start_envoy(gateway)
     process.terminate()
     assert process.wait(timeout=20) == 0
-
-
-def test_what_a_candidate_refuses_and_the_baseline_takes_is_answered(envoy, serve, plan_of):
-    gateway, client = envoy
-    first, second = serve("1", "2")
-    second.get("/mode/refuses")
-    plan = plan_of(first, second, weight=50)
-    gateway.apply(plan)
-    with client.open_loop(invocations(plan)) as answers:
-        time.sleep(0.6)
-    assert answers.failed == {}
-    assert answers.fallbacks > 20
