@@ -110,7 +110,7 @@ def _loop(way: str, model: BenchModel, bento: Path, source: Path) -> Callable[[]
         from bentos.batch_source import ParquetSource
         from bentos.runner import ModelRunner
 
-        runner = ModelRunner.load(bento)
+        runner = ModelRunner.load(bento, bulk=True)
 
         def loop() -> None:
             for table, _ in ParquetSource(source, 0).chunks():
@@ -138,7 +138,9 @@ def _whole_file(way: str, bento: Path, source: Path) -> Callable[[], Any]:
     def call() -> None:
         with tempfile.TemporaryDirectory() as name:
             processes = 1 if way == "shipway-file" else 0
-            done = score_file(bento, source, Path(name, "out.parquet"), Path(name, "bad.parquet"), processes=processes)
+            done = score_file(
+                bento, source, Path(name, "out.parquet"), Path(name, "bad.parquet"), processes=processes, bulk=True
+            )
         assert not done.rejected
 
     return call

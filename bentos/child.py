@@ -53,6 +53,7 @@ def run_batch(
     chunk: int = 0,
     processes: int = 1,
     probabilities: bool = False,
+    bulk: bool = False,
     timeout: float = 3600,
 ) -> BatchCounts:
     """Score the Parquet or CSV file ``source`` as ``bentos.batch.score_file`` does, in ``python``'s environment.
@@ -63,6 +64,7 @@ def run_batch(
 
     paths = _paths(folder=folder, input=source, output=output, rejects=rejects)
     options = ["--chunk", str(chunk), "--processes", str(processes), *(["--probabilities"] if probabilities else [])]
+    options += ["--bulk"] if bulk else []
     printed = _run(python, code, ["batch", *paths, *options], timeout)
     return BatchCounts(**json.loads(printed))
 
@@ -92,7 +94,8 @@ def main(arguments: Sequence[str]) -> int:
     batch.add_argument("--rejects", type=Path, required=True)
     batch.add_argument("--chunk", type=int, default=0)
     batch.add_argument("--processes", type=int, default=1)
-    batch.add_argument("--probabilities", action="store_true")
+    for flag in ("--probabilities", "--bulk"):
+        batch.add_argument(flag, action="store_true")
     commands.add_parser("work")
     given = parser.parse_args(arguments)
     with os.fdopen(os.dup(1), "w") as answer:
@@ -140,6 +143,7 @@ def _batch(given: argparse.Namespace) -> str:
         chunk=given.chunk,
         processes=given.processes,
         probabilities=given.probabilities,
+        bulk=given.bulk,
     )
     return json.dumps(asdict(counts))
 

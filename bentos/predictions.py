@@ -1,8 +1,8 @@
 """Predictions: which call of the model answers which requests, and when.
 
-One predict is in flight at a time. A model whose call is cheaper than a way through the queue answers at once. Where one
-call with many rows costs less than many calls, the requests that came while one predict ran are the next one: no timer
-waits for more. Short calls run on the event loop, long ones in a thread, so that health stays responsive.
+One predict is in flight at a time, and what came meanwhile is answered next: no timer waits for more. Where one call with
+many rows costs less than many calls, it is one predict for all of them; else one after the other. Short calls run on the
+event loop, long ones in a thread, so that health stays responsive.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Predictions:
     """The queue in front of one model. Everything is called on one event loop.
 
     *limit*: how many requests may wait. *batching*: "auto" as the live version's measured curve says, "inline" each by
-    itself on the loop, "batched" always through the queue, "off" one by one in the thread. *account* sees each item and
-    its answer before they part, and gives the answer as it goes out.
+    itself on the loop as it comes, "batched" joined whatever the curve says, "off" one by one in the thread. *account* sees
+    each item and its answer before they part, and gives the answer as it goes out.
     """
 
     def __init__(
@@ -97,10 +97,12 @@ class Predictions:
             except Exception as error:
                 self._end(item, failed(item.live, item.request.kind, error))
                 return
-            if not self._busy and not self._queue and self._at_once(item.live, item.work.data.rows):
+            if self._batching == "inline" and not self._busy and not self._queue:
                 self._counts.batch(item.work.data.rows)
                 self._end(item, _alone(item, item.work))
                 return
+        if len(self._queue) >= self._limit and not self._busy:
+            self._turn()  # they wait for nothing but the loop
         if len(self._queue) >= self._limit:
             self._counts.rejected()
             self._end(item, _full(item, self._limit))
@@ -117,11 +119,6 @@ class Predictions:
             if item.timer is not None:
                 item.timer.cancel()
             item.done(self._account(item, answer))
-
-    def _at_once(self, live: Live, rows: int) -> bool:
-        if self._batching == "inline":
-            return True
-        return self._batching == "auto" and not live.joins and live.seconds(rows) <= LONG_SECONDS
 
     def _watch(self, item: Item) -> None:
         """Answers 504 when the deadline passes, wherever *item* is then."""
@@ -142,15 +139,26 @@ class Predictions:
             asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
+        """Answers what waits: first every predict, then every answer's way out, so that each kind of work finds its own
+        code and data in the processor's caches. No longer than LONG_SECONDS, or one predict."""
         self._turning = False
-        batch = self._take()
-        if not batch:
+        if self._busy:  # a full queue took its turn meanwhile
             return
-        if self._short(batch):
-            for item, answer in zip(batch, self._answers(batch), strict=True):
-                self._end(item, answer)
-            self._wake()
-            return
+        until = time.perf_counter() + LONG_SECONDS
+        made: list[tuple[Item, Answer]] = []
+        while batch := self._take():
+            if not self._short(batch):
+                self._send(batch)
+                break
+            made += zip(batch, self._answers(batch), strict=True)
+            if time.perf_counter() > until:
+                break
+        for item, answer in made:
+            self._end(item, answer)
+        self._wake()
+
+    def _send(self, batch: Sequence[Item]) -> None:
+        """Into the thread."""
         self._busy = True
         for item in (*batch, *self._queue):  # nobody was watched while everything was short
             if item.timer is None and not item.ended:
@@ -186,7 +194,7 @@ class Predictions:
 
     def _joins(self, first: Item, item: Item, rows: int) -> bool:
         return (
-            self._batching != "off"
+            (self._batching == "batched" or (self._batching == "auto" and first.live.joins))
             and first.live is item.live
             and first.work is not None
             and item.work is not None

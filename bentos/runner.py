@@ -36,10 +36,11 @@ class ModelRunner:
     profile: Profile = field(default_factory=Profile)  # what was measured of the runtime when the bento was sealed
 
     @staticmethod
-    def load(folder: Path) -> ModelRunner:
+    def load(folder: Path, *, bulk: bool = False) -> ModelRunner:
         """Load from an MLflow artifact folder (MLmodel at its root) or from a sealed bento's folder.
 
-        Raises SignatureError if the model has no signature, LoadError if it cannot be loaded.
+        With *bulk*, for many rows at once: the model itself, where the profile says that it is sooner done with them and
+        its answers are to the bit those of the converted one; that takes the model's own environment. Raises SignatureError if the model has no signature, LoadError if it cannot be loaded.
         """
         seal = folder / "src" / "shipway.json"
         facts = read_seal(seal) if seal.is_file() else {}
@@ -53,7 +54,7 @@ class ModelRunner:
             raise LoadError(
                 f"{made} is of the runtime {profile.runtime}, the bento of {facts.get('runtime')}. Build the bento again"
             )
-        if profile.runtime in CONVERTED and profile.converted is not None:
+        if profile.runtime in CONVERTED and profile.converted is not None and not (bulk and profile.bulk):
             from bentos.loaders.converted import load as load_converted
 
             predictor: Predictor = load_converted(made, profile.runtime, profile.converted)

@@ -57,7 +57,7 @@ def batch_score(
         prepare.vet_version(line, model, found.version, rules)
         prepared = prepare.prepare(line, model, found.version, rules)
         scored = run_batch(
-            prepared.environment.python,
+            prepare.bulk_environment(line, prepared, rules).python,
             prepared.code,
             prepared.bento.path,
             Path(input).absolute(),
@@ -66,6 +66,7 @@ def batch_score(
             chunk=chunk,
             processes=processes,
             probabilities=probabilities,
+            bulk=True,
         )
         counts.update(asdict(scored))
         return f"{found.name}: {counts}"

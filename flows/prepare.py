@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bentos.environment import Environment
     from bentos.model_version import ModelVersion
     from bentos.policy import ReleasePolicy, SignaturePolicy
+    from bentos.runtimes.profile import Profile
     from flows.line import Line
     from flows.sign import Proof
     from infra.images.interface import Image
@@ -58,10 +59,14 @@ class Prepared:
 
     def runtime_facts(self) -> dict[str, str]:
         """What a release's record says of the runtime: which one, and why."""
+        return {"runtime": self.runtime, "runtime_reason": self.profile.reason[:4000]}
+
+    @property
+    def profile(self) -> Profile:
+        """What was measured of the runtime."""
         from bentos.runtimes.profile import Profile
 
-        profile = Profile.read(self.bento.source / "runtime")
-        return {"runtime": self.runtime, "runtime_reason": profile.reason[:4000]}
+        return Profile.read(self.bento.source / "runtime")
 
     def spec(self) -> DeploymentSpec:
         """What the target is asked to run."""
@@ -148,6 +153,15 @@ def prepare(line: Line, model: str, version: str, policy: ReleasePolicy) -> Prep
     bento = build(found, artifacts, wanted, chosen.lock, line.settings.bentos, runtime=chosen.folder)
     image = line.images.ensure(bento, found, policy.image) if line.images is not None else None
     return Prepared(found, artifacts, environment, bento, image, policy.image, policy.serving)
+
+
+def bulk_environment(line: Line, prepared: Prepared, policy: ReleasePolicy) -> Environment:
+    """The environment that many rows are scored in: the model's own where its profile says that it is sooner done with
+    them, else the server's."""
+    if not prepared.profile.bulk:
+        return prepared.environment
+    lock = line.environments.lock_for(prepared.version, policy.build, hashed=line.images is not None)
+    return line.environments.ensure(lock)
 
 
 def _reference(line: Line, found: ModelVersion, artifacts: Path, policy: ReleasePolicy) -> Path | None:

@@ -41,6 +41,9 @@ USUAL = 2_000  # random rows that batches and rowwise are tried on
 SECONDS = 60.0  # that the native model may take for rows at thresholds …
 LEAST_THRESHOLDS = 500  # … but this many are tried
 TRIED = 96  # of them, rows that are asked in batches
+BULK = 8_192  # rows at once, as in a batch
+BULK_SECONDS = 3.0  # models that would take longer for them are not tried with so many
+BULK_GAIN = 1.1  # times as fast the model itself must be to answer batches in place of the converted one
 
 
 @dataclass(frozen=True)
@@ -106,9 +109,23 @@ def choose(model: Path, output: Path, runtime: str, reference: Path | None) -> d
         "rows_compared": trial.compared,
         "converted": chosen.converted.to_json(),
         "pins": {name: version(name) for name in SERVED_BY[chosen.runtime]},
-        "array": False,
+        "array": array is not None,
+        "bulk": _bulk(trial, base, runner),
         **_measured(runner, usual, distinct=False),
     }
+
+
+def _bulk(trial: Trial, native: ModelRunner, chosen: ModelRunner) -> bool:
+    """Whether the model itself answers many rows sooner than the chosen runtime, and every row compared the same to the bit."""
+    last = getattr(trial.subject.estimator, "steps", [("", trial.subject.estimator)])[-1][1]
+    if getattr(last, "n_jobs", None) not in (None, 1):  # threads add up in whatever order they come
+        return False
+    if gate.same_bits(chosen, trial.groups):
+        return False
+    if any(curve.measure(one, trial.usual, (100,))["100"] * BULK / 100 > BULK_SECONDS for one in (native, chosen)):
+        return False
+    own, other = (curve.measure(one, trial.usual, (BULK,))[str(BULK)] for one in (native, chosen))
+    return own * BULK_GAIN < other
 
 
 def _why_not(native: ModelRunner, maker: Maker | None) -> str:

@@ -76,7 +76,9 @@ class Profile:
     """The runtime that answers, why it does, and what it was measured to be.
 
     ``curve`` is rows → seconds of one predict, None where it was not measured. ``rowwise``: rows answered joined are to
-    the bit what they are alone; ``rowwise_chances``: with their probabilities. ``array``: the native model is given an array in place of a frame, with the same answers.
+    the bit what they are alone; ``rowwise_chances``: with their probabilities. ``array``: the native model is given an
+    array in place of a frame, with the same answers. ``bulk``: the model itself answers many rows sooner than the converted
+    one, and to the bit the same; see ``ModelRunner.load``.
     """
 
     runtime: str = "native"
@@ -85,6 +87,7 @@ class Profile:
     rowwise: bool = False
     rowwise_chances: bool = False
     array: bool = False
+    bulk: bool = False
     converted: Converted | None = field(default=None, compare=False)
 
     @staticmethod
@@ -106,6 +109,7 @@ class Profile:
                 rowwise=bool(raw.get("rowwise")),
                 rowwise_chances=bool(raw.get("rowwise_chances")),
                 array=bool(raw.get("array")),
+                bulk=bool(raw.get("bulk")),
                 converted=Converted.parse(raw["converted"]) if raw["runtime"] in CONVERTED else None,
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

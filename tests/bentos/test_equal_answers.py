@@ -29,8 +29,6 @@ from tests.bentos.planes import served as running
 from tests.bentos.saved import IGNORED
 from tests.bentos.zoo import DRAWN, MODELS, NAMES, numbers
 
-pytest.importorskip("treelite", reason="the converters are not installed")
-pytest.importorskip("skl2onnx", reason="the converters are not installed")
 pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORED]
 
 _NO_NULLS = {"npy": "nulls, but NaN and NaT", "v2": "nulls, but NaN", "grpc": "nulls, but NaN"}

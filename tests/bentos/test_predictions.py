@@ -57,12 +57,44 @@ def test_what_came_meanwhile_is_the_next_predict(curve: dict[int, float]) -> Non
     assert len(model.calls) <= 3
 
 
-def test_a_cheap_model_answers_each_request_at_once() -> None:
+def test_inline_answers_each_request_as_it_comes() -> None:
     model = Sums()
-    plane = DataPlane(live(model, QUICK))
+    plane = DataPlane(live(model, QUICK), batching="inline")
     found: list[Answer] = []
     plane.handle(request(1), found.append)
     assert values(found) == [1.5]
+    plane.close()
+
+
+def test_what_waits_for_nothing_but_the_loop_is_not_too_much() -> None:
+    model = Sums()
+    answers = run(DataPlane(live(model, QUICK), queue=3), *(request(n) for n in range(12)))
+    assert [found.status for found in answers] == [200] * 12
+    assert values(answers) == [n + 0.5 for n in range(12)]
+
+
+def test_short_predicts_that_wait_are_answered_in_one_turn_of_the_loop() -> None:
+    async def turns(plane: DataPlane) -> int:
+        loop = asyncio.get_running_loop()
+        count = 0
+
+        def tick() -> None:
+            nonlocal count
+            count += 1
+            if not all(future.done() for future in futures):
+                loop.call_soon(tick)
+
+        futures = [loop.create_future() for _ in range(8)]
+        for number, future in enumerate(futures):
+            plane.handle(request(number), future.set_result)
+        loop.call_soon(tick)
+        await asyncio.gather(*futures)
+        return count
+
+    model = Sums()
+    plane = DataPlane(live(model, QUICK))
+    assert asyncio.run(turns(plane)) <= 2
+    assert model.calls == [1] * 8
     plane.close()
 
 
@@ -100,7 +132,7 @@ def test_requests_of_several_rows_and_protocols_share_a_predict() -> None:
 def test_a_full_queue_is_429_with_the_time_to_come_back() -> None:
     plane = DataPlane(live(Sums(0.05), {1: 0.05}, rowwise=False), queue=3)
     answers = run(plane, *(request(n) for n in range(6)))
-    assert sorted(found.status for found in answers) == [200] * 3 + [429] * 3
+    assert sorted(found.status for found in answers) == [200] * 4 + [429] * 2  # one in flight, three that wait
     refused = next(found for found in answers if found.status == 429)
     assert dict(refused.headers)[b"retry-after"] == b"1"
     assert json.loads(refused.body.data)["error_code"] == "REQUEST_LIMIT_EXCEEDED"

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_limits
 
+from bentos.loaders.converted import ConvertedPredictor
 from bentos.runner import ModelRunner
-from bentos.runtimes import curve, gate, rows, trees
+from bentos.runtimes import choose as choosing
+from bentos.runtimes import gate, rows, trees
 from bentos.runtimes.choose import choose
 from bentos.runtimes.profile import FILE, Profile
 from bentos.runtimes.rows import Maker, Spread
@@ -21,9 +22,7 @@ from bentos.signature import InputError
 from tests.bentos.runtimes.models import KINDS, frame, saved
 from tests.bentos.saved import IGNORED, save
 
-pytest.importorskip("treelite", reason="the converters are not installed")
-pytest.importorskip("skl2onnx", reason="the converters are not installed")
-pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORED]
+pytestmark = [pytest.mark.usefixtures("soon"), *(pytest.mark.filterwarnings(line) for line in IGNORED)]
 
 
 def sealed(model: Path, folder: Path, runtime: str = "auto") -> tuple[dict, ModelRunner]:
@@ -36,15 +35,6 @@ def sealed(model: Path, folder: Path, runtime: str = "auto") -> tuple[dict, Mode
     seal = {"model": "m", "version": "1", "runtime": found["runtime"]}
     (folder / "src" / "shipway.json").write_text(json.dumps(seal))
     return found, ModelRunner.load(folder)
-
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch):
-    """The same measurements, of fewer calls, and on one thread, as in the child."""
-    monkeypatch.setattr(curve, "SECONDS", 0.01)
-    monkeypatch.setattr(curve, "ALONE_SECONDS", 0.1)
-    with threadpool_limits(1):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +93,23 @@ def test_what_the_model_refuses_is_refused_in_its_words(kind, value, made):
             runner.predict(inputs)
     else:
         assert not gate.difference(wanted, had, data, 1e-9, exact=wanted.values.dtype.kind != "f")
+
+
+def test_many_rows_are_the_models_own_where_that_is_sooner_done_and_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(choosing, "BULK_GAIN", 0.0)  # whatever it is measured to be
+    forest = saved("forest", tmp_path / "forest")
+    found, online = sealed(forest, tmp_path / "b")
+    assert (found["runtime"], found["bulk"]) == ("onnx", True)
+    assert isinstance(online.predictor, ConvertedPredictor)
+    batch = ModelRunner.load(tmp_path / "b", bulk=True)
+    assert not isinstance(batch.predictor, ConvertedPredictor)
+    data = online.plan.coerce(frame(3_000, seed=97))
+    assert gate.bits_equal(batch.answer(data, {}, probabilities=True), online.answer(data, {}, probabilities=True))
+    monkeypatch.setattr(choosing, "BULK_GAIN", 1e9)
+    assert not sealed(forest, tmp_path / "slow")[0]["bulk"]
+    monkeypatch.setattr(choosing, "BULK_GAIN", 0.0)
+    monkeypatch.setattr(gate, "same_bits", lambda *_: "not the same")
+    assert not sealed(forest, tmp_path / "other")[0]["bulk"]
 
 
 def test_predict_fn_and_columns_of_several_types(tmp_path):

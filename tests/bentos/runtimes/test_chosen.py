@@ -21,7 +21,6 @@ from bentos.runtimes.chosen import Chosen, choose_runtime
 from tests.bentos.runtimes.models import frame, saved
 from tests.bentos.saved import IGNORED
 
-pytest.importorskip("treelite", reason="the converters are not installed")
 pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORED]
 
 

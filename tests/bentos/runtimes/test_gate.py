@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
-from threadpoolctl import threadpool_limits
 
 from bentos.runner import ModelRunner
 from bentos.runtimes import choose as chooser
-from bentos.runtimes import curve, gate, refusals
+from bentos.runtimes import gate, refusals
 from bentos.runtimes.candidate import SINGLE, Candidate
 from bentos.runtimes.converted import candidates
 from bentos.runtimes.profile import Converted
@@ -18,18 +18,7 @@ from bentos.runtimes.rows import Maker
 from tests.bentos.runtimes.models import frame, saved, words
 from tests.bentos.saved import IGNORED, save
 
-pytest.importorskip("treelite", reason="the converters are not installed")
-onnx = pytest.importorskip("onnx", reason="the converters are not installed")
-pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORED]
-
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch):
-    """The same measurements, of fewer calls, and on one thread, as in the child."""
-    monkeypatch.setattr(curve, "SECONDS", 0.01)
-    monkeypatch.setattr(curve, "ALONE_SECONDS", 0.1)
-    with threadpool_limits(1):
-        yield
+pytestmark = [pytest.mark.usefixtures("soon"), *(pytest.mark.filterwarnings(line) for line in IGNORED)]
 
 
 def trial_of(folder) -> chooser.Trial:
