@@ -24,7 +24,7 @@ from benchmarks.load import generator
 from benchmarks.measure import FULL, QUICK, BenchError, Effort, light, machine, measure
 from benchmarks.models import BenchModel, estimators, trained
 from benchmarks.peers_started import PEERS, TUNED, PeerEnvironmentError, Peers
-from benchmarks.processes import Processes, ServerEndedError
+from benchmarks.processes import SERVERS_CORE, Processes, ServerEndedError, pin
 from benchmarks.report import table
 from benchmarks.servers import Server, WrongAnswerError
 
@@ -131,6 +131,8 @@ class Bench:
             servers = self._started(model, ready, names, processes, folder)
             for server in servers:
                 server.wait(model, processes)
+                if len(server.pids) == 1:  # all but gateways, which are several
+                    pin(server.pids, SERVERS_CORE)
             self._out["results"] += measure(model, servers, self._effort, folder, self._tell)
             if model.key == CHEAP[0]:
                 compared = [server for server in servers if server.name in ("shipway", *shipway.GATEWAYS)]
@@ -164,13 +166,15 @@ class Bench:
                 self._out["start"].append(start(model, way, processes, folder, 1 if self._options.quick else 5))
 
     def _batch(self, model: BenchModel, bento: Path, folder: Path) -> None:
-        from benchmarks.batch import batch
+        from benchmarks.batch import WAYS, batch
 
         self._tell(f"{model.key}: batch")
         rows = 20_000 if self._options.quick else 200_000
         self._out["batch"] += batch(model, bento, rows, folder)
         if model.key == CHEAP[0]:  # whether memory grows with the file
             self._out["batch"] += batch(model, bento, 10 * rows, folder, ("shipway-file",))
+        if model.key == "random_forest":  # whether a second process pays, once loading is small beside it
+            self._out["batch"] += batch(model, bento, 5 * rows, folder, WAYS[-2:])
 
     def _tell(self, what: str) -> None:
         print(f"{time.monotonic() - self._began:6.0f} s  {what}", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
 """``python -m benchmarks.costs BENTO BODY``: what decoding and checking one request costs inside the server, in microseconds.
 
 There is no server without the schema check to compare with, so its cost is measured in-process: what the server does from
-a request's bytes to checked inputs, less parsing the same bytes and looking at nothing.
+a request's bytes to checked inputs, less what any server does: parsing the bytes and making one array of the values.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def microseconds(call: Any) -> float:
 
 def main(bento: Path, body: bytes) -> dict[str, float]:
     """Both costs and their difference."""
+    import numpy as np
     import orjson
 
     from bentos.answer import Request, read
@@ -42,7 +43,12 @@ def main(bento: Path, body: bytes) -> dict[str, float]:
 
     live = Live.load(bento, "", "")
     request = Request("invocations", "application/json", "", "", body)
-    whole, parsed = microseconds(lambda: read(live, request)), microseconds(lambda: orjson.loads(body))
+
+    def unchecked() -> object:
+        given = orjson.loads(body)
+        return np.asarray(given["dataframe_split"]["data"] if "dataframe_split" in given else given["inputs"], float)
+
+    whole, parsed = microseconds(lambda: read(live, request)), microseconds(unchecked)
     return {"decode_and_check_us": whole, "parse_us": parsed, "check_us": max(0.0, whole - parsed)}
 
 

@@ -16,6 +16,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.processes import beside_the_server
+
 CONNECTIONS = 8
 
 
@@ -80,7 +82,8 @@ def _wrk(port: int, path: str, body: bytes, seconds: int, folder: Path) -> Load:
     sent.write_bytes(body)
     script.write_text(_LUA.replace("{body}", str(sent)))
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "10s", "-s", str(script)]
-    done = subprocess.run([*command, f"http://127.0.0.1:{port}{path}"], capture_output=True, text=True, check=False)
+    command.append(f"http://127.0.0.1:{port}{path}")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=beside_the_server)
     found = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if done.returncode or len(found) != 1:
         raise LoadError(f"wrk ended with {done.returncode}: {(done.stderr or done.stdout)[-500:]}")
@@ -92,7 +95,7 @@ def _python(port: int, path: str, body: bytes, seconds: int, folder: Path) -> Lo
     sent = folder / "body.json"
     sent.write_bytes(body)
     command = [sys.executable, "-m", "benchmarks.load", str(port), path, str(sent), str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=beside_the_server)
     if done.returncode:
         raise LoadError(f"benchmarks.load ended with {done.returncode}: {done.stderr[-500:]}")
     return Load(**json.loads(done.stdout))

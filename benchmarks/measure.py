@@ -18,7 +18,7 @@ from benchmarks.servers import Server
 SHARE = 0.7  # of its capacity, the load under which a server's p99 is looked at
 FEWEST = 200  # requests of an open loop, if that takes no longer than OPEN_SECONDS
 OPEN_SECONDS = 8.0
-LIGHT_RATE = 200.0  # requests a second that every server takes with ease
+LIGHT_RATES = (200.0, 1_000.0, 2_000.0)  # requests a second that ours take with ease
 
 
 class BenchError(Exception):
@@ -38,7 +38,7 @@ class Effort:
         return self.seconds if rows == 1 else max(1, self.seconds // 2)
 
 
-FULL, QUICK = Effort(rounds=3, seconds=2, open_seconds=2.0), Effort(rounds=1, seconds=1, open_seconds=0.5)
+FULL, QUICK = Effort(rounds=3, seconds=2, open_seconds=1.5), Effort(rounds=1, seconds=1, open_seconds=0.5)
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,21 @@ def measure(
             tell(f"{model.key}: requests of {rows}, round {turn} of {effort.rounds}")
     results = [result(model.key, server, rows, rounds[server.name, rows]) for server in servers for rows in server.rows]
     by_name = {server.name: server for server in servers}
-    for one in results:
-        if one["rows"] == 1:
-            rate = SHARE * one["requests_per_second"]["median"]
-            one["open_loop"] = asdict(_open(by_name[one["server"]], model, rate, effort, folder))
+    single = {one["server"]: one for one in results if one["rows"] == 1}
+    rates = {name: SHARE * one["requests_per_second"]["median"] for name, one in single.items()}
+    loads: dict[str, list[OpenLoad]] = {name: [] for name in single}
+    for turn in range(effort.rounds):
+        for name, rate in rates.items():
+            if not turn or rate * effort.open_seconds >= FEWEST:  # slow servers are asked for longer, once
+                loads[name].append(_open(by_name[name], model, rate, effort, folder))
+    for name, one in single.items():
+        one["open_loop"] = {"rate": rates[name], **_medians(loads[name])}
     return results
+
+
+def _medians(loads: Sequence[OpenLoad]) -> dict[str, Any]:
+    numbers = {key: median(getattr(load, key) for load in loads) for key in ("p50_ms", "p99_ms", "late_p99_ms")}
+    return {**numbers, "rounds": [asdict(load) for load in loads]}
 
 
 def _closed(server: Server, model: BenchModel, rows: int, seconds: int, folder: Path) -> Round:
@@ -112,21 +122,20 @@ def result(key: str, server: Server, rows: int, rounds: Sequence[Round]) -> dict
 
 
 def light(model: BenchModel, servers: Sequence[Server], effort: Effort, folder: Path) -> list[dict[str, Any]]:
-    """The median latency of each server at LIGHT_RATE, in turn: what a gateway or a mirror adds for one user."""
-    found: dict[str, list[OpenLoad]] = {server.name: [] for server in servers}
-    for _ in range(effort.rounds):
-        for server in servers:
-            found[server.name].append(_open(server, model, LIGHT_RATE, effort, folder))
+    """The median latency of each server at LIGHT_RATES, in turn: what a gateway or a mirror adds for one user."""
+    found: dict[tuple[str, float], list[OpenLoad]] = {}
+    for rate in LIGHT_RATES:
+        for _ in range(effort.rounds):
+            for server in servers:
+                found.setdefault((server.name, rate), []).append(_open(server, model, rate, effort, folder))
     return [
         {
             "model": model.key,
             "server": name,
-            "rate": LIGHT_RATE,
-            "p50_ms": median(load.p50_ms for load in loads),
-            "p99_ms": median(load.p99_ms for load in loads),
-            "rounds": [asdict(load) for load in loads],
+            "rate": rate,
+            **_medians(loads),
         }
-        for name, loads in found.items()
+        for (name, rate), loads in found.items()
     ]
 
 

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.load import LoadError, content_length, percentile, request_bytes
+from benchmarks.processes import beside_the_server
 
 CONNECTIONS = 64
 PATIENCE = 20.0  # seconds after the last request was due; what is not answered then has failed
@@ -53,7 +54,7 @@ def open_loop(port: int, path: str, body: bytes, *, rate: float, seconds: float,
     sent = folder / "open.json"
     sent.write_bytes(body)
     command = [sys.executable, "-m", "benchmarks.open_loop", str(port), path, str(sent), str(rate), str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=beside_the_server)
     if done.returncode:
         raise LoadError(f"{rate:.0f} requests a second to port {port}{path}: {done.stderr[-500:]}")
     return OpenLoad(**json.loads(done.stdout))

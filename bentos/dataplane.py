@@ -112,26 +112,27 @@ class DataPlane:
         self.metrics.observe(live.model, live.version, request.kind, found.status, latency)
         if self._writer is not None:
             length = request.header_length
-            self._writer.append(
-                Record(
-                    request_id,
-                    item.arrived,
-                    assigned,
-                    request.mirrored,
-                    request.attempt,
-                    live.version,
-                    found.status,
-                    latency,
-                    request.kind,
-                    request.content_type,
-                    int(length) if length and is_length(length) else 0,
-                    found.body.content_type,
-                    found.body.header_length,
-                    request.body,
-                    found.body.data,
-                    request_truncated=cut,
-                )
+            body = found.body
+            fields = (
+                request_id,
+                item.arrived,
+                assigned,
+                request.mirrored,
+                request.attempt,
+                live.version,
+                found.status,
+                latency,
+                request.kind,
+                request.content_type,
+                int(length) if length and is_length(length) else 0,
+                body.content_type,
+                body.header_length,
+                request.body,
+                body.data,
+                cut,
+                False,
             )
+            self._writer.append(Record._make(fields))
         headers = (*_arm(live.version, assigned, request_id), *found.headers)
         return Answer(found.status, found.body, found.reason, headers, live.headers)
 

@@ -60,6 +60,8 @@ class ModelRunner:
             predictor: Predictor = load_converted(made, profile.runtime, profile.converted)
         else:
             predictor = load_predictor(root, mlmodel, flavor, array=profile.array)
+            if bulk and profile.bulk:
+                predictor = for_bulk(predictor)
         model, version = str(facts.get("model", "")), str(facts.get("version", ""))
         return ModelRunner(root, model, version, flavor, signature, InputPlan.compile(signature), predictor, profile)
 
@@ -108,6 +110,12 @@ class ModelRunner:
         except (InputError, PredictError):
             return False
         return True
+
+
+def for_bulk(predictor: Predictor) -> Predictor:
+    """*predictor* for many rows at once; itself where it knows no other way."""
+    other: Predictor = getattr(predictor, "for_bulk", lambda: predictor)()
+    return other
 
 
 PYFUNC = ("pyfunc", "python_function")

@@ -12,14 +12,20 @@ from zlib import crc32
 from bentos.cells import Cells
 from bentos.segments import MAGIC, Record, close_leftovers, lost, pack
 
-SOON = 512 << 10  # bytes that wait before they are written at once: less than a processor's cache holds
+HELD, HELD_BYTES = (
+    64,
+    128 << 10,
+)  # records, and bytes of bodies, packed at once: 1.5 us a record less than between other work
+SOON = (
+    2 << 20
+)  # bytes that wait before they are written at once; every write takes the interpreter's lock from the loop
 _ALL = 1 << 32  # as many crcs as there are
 
 
 class SegmentWriter:
     """Appends records to segments in *folder* and never makes the caller wait.
 
-    ``append`` copies into a buffer; a thread writes the buffer out every *flush_seconds*, or sooner when much is
+    ``append`` holds a few records and then packs them into a buffer; a thread writes the buffer out every *flush_seconds*, or sooner when much is
     waiting. Where nothing can be written (disk full, folder read-only) or more than *max_buffer* bytes wait, records are
     counted in ``dropped``, and the next segment that can be written says how many. *sample* (0 to 1) keeps that share of
     requests, chosen by request id, so that both arms keep the same ones.
@@ -43,6 +49,9 @@ class SegmentWriter:
         self._max_buffer, self._max_body = max_buffer, max_body
         self._soon = min(SOON, max_buffer // 4)
         self._keep = round(min(max(sample, 0.0), 1.0) * _ALL)
+        self._held: list[Record] = []
+        self._held_bytes = 0
+        self._most_held_bytes = min(HELD_BYTES, max_buffer // 4)
         self._buffer, self._waiting = bytearray(), 0
         self._lock, self._wake, self._stop = threading.Lock(), threading.Event(), False
         self._file: int | None = None
@@ -71,24 +80,35 @@ class SegmentWriter:
         self._counts = counts
 
     def append(self, record: Record) -> None:
-        """Takes *record* over; 1 to 3 µs for a small request. Never blocks on the disk, never raises for it."""
+        """Takes *record* over; some 2 µs for a small request. Never blocks on the disk, never raises for it."""
         if self._keep < _ALL and crc32(record.request_id.encode("utf-8", "replace")) >= self._keep:
             return
-        frame = pack(record, self._max_body)
         with self._lock:
-            size = len(self._buffer) + len(frame)
-            if size > self._max_buffer:
+            self._held.append(record)
+            self._held_bytes += len(record.request) + len(record.response)
+            if len(self._held) < HELD and self._held_bytes < self._most_held_bytes:
+                return
+            self._pack()
+            much = len(self._buffer) > self._soon
+        if much and not self._wake.is_set():
+            self._wake.set()
+
+    def _pack(self) -> None:
+        """Moves what is held into the buffer, as far as there is room. The caller has the lock."""
+        for record in self._held:
+            frame = pack(record, self._max_body)
+            if len(self._buffer) + len(frame) > self._max_buffer:
                 self._counts[1] += 1
                 self._untold += 1
-                return
-            self._buffer += frame
-            self._waiting += 1
-        if size > self._soon and not self._wake.is_set():
-            self._wake.set()
+            else:
+                self._buffer += frame
+                self._waiting += 1
+        self._held, self._held_bytes = [], 0
 
     def flush(self) -> None:
         """Writes what waits, in the caller's thread."""
         with self._lock:
+            self._pack()
             data, self._buffer = self._buffer, bytearray()
             count, self._waiting = self._waiting, 0
             untold, self._untold = self._untold, 0

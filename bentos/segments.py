@@ -84,8 +84,8 @@ def pack(record: Record, max_body: int) -> bytes:
         request_cut,
         response_cut,
     ) = record  # at once: seventeen attributes would cost as much as the rest of this
-    request_id = _text(identifier)
-    texts, *lengths = _texts(assigned, version, content_type, response_type)
+    request_id = identifier[:_LONGEST_TEXT].encode("utf-8", "replace")
+    texts, first, second, third, fourth = _texts(assigned, version, content_type, response_type)
     flags = _MIRRORED if mirrored else 0
     if request_cut or len(request) > max_body:
         flags |= _REQUEST_CUT
@@ -103,7 +103,10 @@ def pack(record: Record, max_body: int) -> bytes:
         request_header,
         response_header,
         len(request_id),
-        *lengths,
+        first,
+        second,
+        third,
+        fourth,
         len(request),
         len(response),
     )

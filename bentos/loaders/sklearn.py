@@ -91,11 +91,13 @@ def _nameless(estimator: Any) -> Any:
 
 @dataclass(frozen=True)
 class SklearnPredictor:
-    """An estimator. It takes a frame, or an array if it was fitted on one and every column is a number."""
+    """An estimator. It takes a frame, or an array if it was fitted on one and every column is a number; with ``by_row`` an
+    array whose rows lie one after the other."""
 
     estimator: Any
     method: str
     framed: bool
+    by_row: bool = False
 
     def predict(self, data: Coerced, params: Mapping[str, Any], *, probabilities: bool = False) -> Prediction:
         """Answer ``data``; params are ignored, as MLflow ignores them for scikit-learn."""
@@ -114,7 +116,13 @@ class SklearnPredictor:
             return self
         return replace(self, estimator=_nameless(self.estimator), framed=False)
 
+    def for_bulk(self) -> SklearnPredictor:
+        """This predictor for many rows: trees walk them faster where the values of one row lie together."""
+        return replace(self, by_row=True)
+
     def _form(self, data: Coerced) -> Any:
         if data.tensors is not None:
             return data.array() if len(data.tensors) == 1 and "" in data.tensors else data.tensors
-        return data.array() if not self.framed and data.numeric else data.frame()
+        if self.framed or not data.numeric:
+            return data.frame()
+        return np.ascontiguousarray(data.array()) if self.by_row else data.array()

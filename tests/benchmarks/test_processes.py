@@ -1,12 +1,14 @@
 """What a bench starts is ended with everything that it started."""
 
+import os
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 
-from benchmarks.processes import Processes, ServerEndedError, cpu_seconds, tree
+from benchmarks.processes import SERVERS_CORE, Processes, ServerEndedError, cpu_seconds, pin, tree
 
 STUBBORN = """
 import signal, subprocess, sys, time
@@ -45,3 +47,19 @@ def test_processor_time_counts_what_a_tree_used(tmp_path):
         processes.wait(pid, (tmp_path / "done").exists, 30)
         assert cpu_seconds([pid]) > 0.05
     assert cpu_seconds([pid]) == 0
+
+
+def test_a_server_and_what_it_starts_stay_on_its_core(tmp_path):
+    with Processes(tmp_path) as processes:
+        threads = "import os, threading, time; threading.Thread(target=time.sleep, args=(60,), daemon=True).start(); "
+        then = (
+            "open('ready', 'w'); time.sleep(1); open('late', 'w').write(str(os.sched_getaffinity(0))); time.sleep(60)"
+        )
+        pid = processes.start("pinned", [sys.executable, "-c", threads + then])
+        processes.wait(pid, (tmp_path / "ready").exists, 20)
+        pin([pid], SERVERS_CORE)
+        tasks = [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
+        assert len(tasks) == 2
+        assert all(os.sched_getaffinity(task) == SERVERS_CORE for task in tasks)
+        processes.wait(pid, lambda: (tmp_path / "late").exists() and (tmp_path / "late").read_text() != "", 20)
+        assert (tmp_path / "late").read_text() == str(SERVERS_CORE)
