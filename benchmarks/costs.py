@@ -38,8 +38,8 @@ def main(bento: Path, body: bytes) -> dict[str, float]:
     import numpy as np
     import orjson
 
-    from bentos.answer import Request, read
-    from bentos.live import Live
+    from bentos.server.answer import Request, read
+    from bentos.server.live import Live
 
     live = Live.load(bento, "", "")
     request = Request("invocations", "application/json", "", "", body)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import argparse
     from typing import TextIO
 
-    from bentos.batch import BatchCounts
+    from bentos.batch.score import BatchCounts
 
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -56,11 +56,11 @@ def run_batch(
     bulk: bool = False,
     timeout: float = 3600,
 ) -> BatchCounts:
-    """Score the Parquet or CSV file ``source`` as ``bentos.batch.score_file`` does, in ``python``'s environment.
+    """Score the Parquet or CSV file ``source`` as ``bentos.batch.score.score_file`` does, in ``python``'s environment.
 
     Raises ChildError.
     """
-    from bentos.batch import BatchCounts
+    from bentos.batch.score import BatchCounts
 
     paths = _paths(folder=folder, input=source, output=output, rejects=rejects)
     options = ["--chunk", str(chunk), "--processes", str(processes), *(["--probabilities"] if probabilities else [])]
@@ -133,7 +133,7 @@ def _predict(folder: Path, source: Path, output: Path) -> None:
 def _batch(given: argparse.Namespace) -> str:
     from dataclasses import asdict
 
-    from bentos.batch import score_file
+    from bentos.batch.score import score_file
 
     counts = score_file(
         given.folder,
@@ -149,7 +149,7 @@ def _batch(given: argparse.Namespace) -> str:
 
 
 def _work(answer: TextIO) -> None:
-    from bentos.batch_worker import work
+    from bentos.batch.worker import work
 
     with os.fdopen(os.dup(0)) as asked, Path(os.devnull).open() as nothing:
         os.dup2(nothing.fileno(), 0)

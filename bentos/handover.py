@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Self
 
 from bentos.compatible import incompatibility
-from bentos.server_process import (
+from bentos.server.process import (
     BACKOFF,
     READY_SECONDS,
     SOUND_SECONDS,

@@ -3,7 +3,7 @@
 With ``--follow models:/NAME@ALIAS --registry URL`` it follows an alias without a restart; then ``--bento`` may be left
 out, and the alias' version is downloaded first. ``--model`` and ``--version`` name a bare artifact folder. With ``--fd`` it
 answers on a socket of its parent's; see bentos/handover.py. With ``--workers`` it becomes the parent of so many servers; see
-bentos/workers.py.
+bentos/server/workers.py.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bentos.errors import ShipwayError
-from bentos.listening import LaunchError, listening, where
+from bentos.server.listening import LaunchError, listening, where
 
 if TYPE_CHECKING:
-    from bentos.dataplane import DataPlane
-    from bentos.live import Live
     from bentos.reload import Alias
+    from bentos.server.dataplane import DataPlane
+    from bentos.server.live import Live
 
 THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -58,7 +58,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     where.add_argument("--uds", type=Path, help="unix socket to listen on")
     where.add_argument("--port", type=int, help="TCP port to listen on; 0 takes a free one")
     where.add_argument("--fd", type=int, help="descriptor of a bound socket to listen on")
-    where.add_argument("--connections-fd", type=int, help=argparse.SUPPRESS)  # this and two more: bentos.workers alone
+    where.add_argument(
+        "--connections-fd", type=int, help=argparse.SUPPRESS
+    )  # this and two more: bentos.server.workers alone
     parser.add_argument("--parent-fd", type=int, help="descriptor of the line to a parent that may replace this server")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on, with --port (127.0.0.1)")
     parser.add_argument("--segments", type=Path, help="folder of the prediction log; none: nothing is logged")
@@ -106,12 +108,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> int:
     """Loads, warms and serves; the exit code. Raises ShipwayError or OSError where that fails before the server is up."""
     if options.workers > 1:
-        from bentos.workers import run_workers
+        from bentos.server.workers import run_workers
 
         arguments = arguments_of(options, without=("uds", "port", "fd", "parent_fd", "workers"))
         return run_workers(options, arguments)
     if options.worker is not None:
-        from bentos.workers import die_with_parent
+        from bentos.server.workers import die_with_parent
 
         die_with_parent()
     with contextlib.ExitStack() as stack:
@@ -126,7 +128,7 @@ def run(options: argparse.Namespace) -> int:
 
             stack.enter_context(Follower(alias, plane, poll_seconds=options.poll_seconds))
         if options.worker is not None:
-            from bentos.cells import SharedCells
+            from bentos.server.cells import SharedCells
 
             plane.metrics.share(SharedCells(options.cells_fd), options.worker)
         serve(plane, listener, options)
@@ -156,7 +158,7 @@ def _alias(options: argparse.Namespace, stack: contextlib.ExitStack) -> Alias | 
 
 
 def _first(options: argparse.Namespace, alias: Alias | None) -> Live:
-    from bentos.live import Live
+    from bentos.server.live import Live
 
     if options.bento is not None:
         if not options.bento.is_dir():
@@ -168,8 +170,8 @@ def _first(options: argparse.Namespace, alias: Alias | None) -> Live:
 
 
 def _plane(options: argparse.Namespace, live: Live) -> DataPlane:
-    from bentos.dataplane import DataPlane
     from bentos.segment_writer import SegmentWriter
+    from bentos.server.dataplane import DataPlane
 
     writer = SegmentWriter(options.segments, sample=options.sample) if options.segments is not None else None
     return DataPlane(
@@ -189,9 +191,9 @@ def serve(plane: DataPlane, listener: socket.socket | None, options: argparse.Na
 
     import uvicorn
 
-    from bentos.asgi import Asgi
-    from bentos.drain import DrainingServer
-    from bentos.http1 import protocol
+    from bentos.server.asgi import Asgi
+    from bentos.server.drain import DrainingServer
+    from bentos.server.http1 import protocol
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
@@ -212,7 +214,7 @@ def serve(plane: DataPlane, listener: socket.socket | None, options: argparse.Na
         print(f"shipway launcher: listening on {where(listener, options)}", flush=True)
     server = DrainingServer(config, plane, options.drain_seconds)
     if options.worker is not None:
-        from bentos.worker import WorkerServer
+        from bentos.server.worker import WorkerServer
 
         line, given = socket.socket(fileno=options.parent_fd), socket.socket(fileno=options.connections_fd)
         server = WorkerServer(config, plane, options.drain_seconds, line, given)
@@ -222,7 +224,7 @@ def serve(plane: DataPlane, listener: socket.socket | None, options: argparse.Na
         line = socket.socket(fileno=options.parent_fd)
         server = ReplaceableServer(config, plane, options.drain_seconds, line)
     if addresses := _grpc_addresses(options):
-        from bentos.grpc_server import GrpcServer
+        from bentos.server.grpc_server import GrpcServer
 
         server.grpc = GrpcServer(plane, addresses, shared=options.worker is not None or options.parent_fd is not None)
     server.run(sockets=None if listener is None else [listener])

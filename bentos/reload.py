@@ -23,7 +23,7 @@ from bentos.pulled import Models
 from bentos.signature import load_signature, read_mlmodel
 
 if TYPE_CHECKING:
-    from bentos.dataplane import DataPlane
+    from bentos.server.dataplane import DataPlane
 
 logger = logging.getLogger("shipway.reload")
 AWAY = 75  # the child's exit code for what may succeed later (EX_TEMPFAIL)
@@ -141,7 +141,7 @@ class Follower:
             self._plane.refuse(reason)
 
     def _take(self, version: str) -> None:
-        from bentos.live import Live
+        from bentos.server.live import Live
 
         before = self._plane.live
         folder = self._alias.fetch(version)
@@ -154,7 +154,7 @@ class Follower:
 
 def fetch_and_try(registry: str, model: str, version: str, folder: Path) -> None:
     """Fetches a version below *folder*, checks its requirements, loads and warms it. Raises ShipwayError."""
-    from bentos.live import Live
+    from bentos.server.live import Live
 
     tree = Models(folder).pull(registry, model, version)
     check_requirements(tree)

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from bentos.drain import DrainingServer
-from bentos.http1 import RETIRED
+from bentos.server.drain import DrainingServer
+from bentos.server.http1 import RETIRED
 
 if TYPE_CHECKING:
-    from bentos.dataplane import DataPlane
+    from bentos.server.dataplane import DataPlane
 
 LINGER_SECONDS = 30.0  # an idle connection of a retired server is closed after this long
 SETTLE_SECONDS = 0.5  # what was accepted just before has become a connection by then

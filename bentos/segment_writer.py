@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from zlib import crc32
 
-from bentos.cells import Cells
 from bentos.segments import MAGIC, Record, close_leftovers, lost, pack
+from bentos.server.cells import Cells
 
 HELD, HELD_BYTES = (
     64,

@@ -15,7 +15,7 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 import bentoml  # after the line above: telemetry is off before it can start
 
 if TYPE_CHECKING:
-    from bentos.asgi import Asgi
+    from bentos.server.asgi import Asgi
 
 SEGMENTS = "SHIPWAY_SEGMENTS"  # environment variable: folder of the prediction log; unset: nothing is logged
 
@@ -25,11 +25,11 @@ class PlaneService(bentoml.Service[Any]):  # type: ignore[misc] # bentoml ships 
 
     def to_asgi(self, is_main: bool = True) -> Asgi:
         """Loads the model of this bento and gives the application that answers for it."""
-        from bentos.asgi import Asgi
-        from bentos.dataplane import DataPlane
         from bentos.launcher import THREAD_SETTINGS, freeze_garbage
-        from bentos.live import Live
         from bentos.segment_writer import SegmentWriter
+        from bentos.server.asgi import Asgi
+        from bentos.server.dataplane import DataPlane
+        from bentos.server.live import Live
 
         for name in THREAD_SETTINGS:
             os.environ.setdefault(name, "1")

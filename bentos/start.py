@@ -24,8 +24,8 @@ from typing import NoReturn
 from bentos import launcher
 from bentos.download import split_alias
 from bentos.errors import ShipwayError, TransientError
-from bentos.listening import bind_port, bind_socket
 from bentos.pulled import Models
+from bentos.server.listening import bind_port, bind_socket
 
 AWAY = 75  # exit code for what may succeed later (EX_TEMPFAIL)
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")

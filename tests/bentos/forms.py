@@ -15,8 +15,8 @@ import pyarrow as pa
 import tritonclient.http as triton
 from tritonclient.grpc import InferResult, service_pb2
 
-from bentos.answer import Answer, Request
 from bentos.loaders.interface import Prediction
+from bentos.server.answer import Answer, Request
 from bentos.wire.tensors import NAMES
 
 JSON, NPY, ARROW = "application/json", "application/x-npy", "application/vnd.apache.arrow.stream"

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import uvicorn
 
-from bentos.asgi import Asgi
 from bentos.coerced import Coerced
-from bentos.dataplane import DataPlane
-from bentos.drain import DrainingServer
-from bentos.http1 import protocol
-from bentos.live import Live
 from bentos.loaders.interface import Prediction, Predictor
 from bentos.plan import InputPlan
 from bentos.runner import ModelRunner
+from bentos.server.asgi import Asgi
+from bentos.server.dataplane import DataPlane
+from bentos.server.drain import DrainingServer
+from bentos.server.http1 import protocol
+from bentos.server.live import Live
 from bentos.signature import Column, Signature
 
 NUMBERS = Signature((Column("a", "double", True, "a"), Column("b", "double", True, "b")))

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from bentos.answer import Answer, Request, answer
-from bentos.batch import score_file
-from bentos.dataplane import INFER, DataPlane
-from bentos.live import Live
+from bentos.batch.score import score_file
 from bentos.loaders.results import normalise
 from bentos.runtimes.profile import CONVERTED
+from bentos.server.answer import Answer, Request, answer
+from bentos.server.dataplane import INFER, DataPlane
+from bentos.server.live import Live
 from bentos.wire.interface import Body
 from tests.bentos.forms import FORMS, PROBABILITIES, columns, frame, read, same, wanted
 from tests.bentos.planes import Client

@@ -303,8 +303,8 @@ def test_a_port_in_use_is_named(model: Path) -> None:
 
 def test_the_launcher_imports_neither_bentoml_nor_mlflow(model: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; import bentos.launcher, bentos.reload, bentos.drain\n"
-        "from bentos.live import Live; from bentos.dataplane import DataPlane\n"
+        "import sys; from pathlib import Path; import bentos.launcher, bentos.reload, bentos.server.drain\n"
+        "from bentos.server.live import Live; from bentos.server.dataplane import DataPlane\n"
         f"DataPlane(Live.load(Path({str(model)!r}))).close()\n"
         "print(sorted({'bentoml', 'mlflow', 'prefect', 'pydantic', 'fastapi', 'requests'} & set(sys.modules)))"
     )

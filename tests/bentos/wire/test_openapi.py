@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from bentos.answer import ERROR_FORMS
+from bentos.server.answer import ERROR_FORMS
 from bentos.signature import Column, Param, Signature, Tensor
 from bentos.wire import invocations, negotiation, openapi
 

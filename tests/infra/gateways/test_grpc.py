@@ -22,7 +22,7 @@ from infra.gateways.grpc import LARGEST_MESSAGE
 from infra.targets.interface import Address
 from infra.traffic import Arm, TrafficPlan
 from tests.bentos.saved import logistic, numbers
-from tests.bentos.test_grpc_server import BYTES, INFER, Host, code_of, columns
+from tests.bentos.server.test_grpc_server import BYTES, INFER, Host, code_of, columns
 
 SERVICE = "/inference.GRPCInferenceService/"
 ODD = "a/ò b%"

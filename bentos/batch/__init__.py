@@ -1,0 +1,1 @@
+"""Batch scoring: a file of rows in, a file of answers out, with the runner that answers online."""
