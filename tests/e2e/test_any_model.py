@@ -19,7 +19,7 @@ from bentos.child import run_predict
 from bentos.environment import Environments
 from tests.e2e.stack import Run, Stack
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 HERE = Path(__file__).parent
 NAMES = (
     "old-sklearn",
