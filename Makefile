@@ -38,7 +38,7 @@ lint: $(VENV)/.dev lock-check  ## ruff, mypy strict, import-linter, and whether 
 	@$(BIN)/lint-imports
 
 bench: $(VENV)/.dev  ## Measures this machine; results under .shipway/bench
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 base-image:  ## A base image for model images where none can be pulled: Debian by debootstrap; needs root
 	@infra/images/base.sh

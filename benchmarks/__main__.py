@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,12 @@ class Bench:
 
     def run(self, arguments: list[str]) -> None:
         """All of it."""
+        try:
+            versions = {package: version(package) for package in OURS}
+        except PackageNotFoundError as error:
+            raise BenchError(
+                f"{error.name} is not installed here: `make bench` installs what the benchmarks need"
+            ) from error
         at = datetime.now(UTC)
         head = {
             "command": " ".join(["python -m benchmarks", *arguments]),
@@ -87,7 +93,6 @@ class Bench:
         with tempfile.TemporaryDirectory(prefix="shipway-bench-") as name:
             for key in self._options.models:
                 self._model(key, servers, Path(name))
-        versions = {package: version(package) for package in OURS}
         versions |= {peer: peers_started.versions(peer) for peer in PEERS if peer in servers}
         seconds = round(time.monotonic() - self._began)
         found = {**head, "seconds": seconds, "versions": versions, "left_out": left_out, **self._out}

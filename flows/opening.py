@@ -65,6 +65,20 @@ def target_of(line: Line, model: str) -> str | None:
     return None
 
 
+def promoted_under(line: Line, model: str, version: str) -> tuple[ReleasePolicy, str] | None:
+    """The policy under which *version* was last promoted and where it came from; None where it was never promoted, or
+    where what was kept is no policy any more."""
+    from bentos.policy import PolicyError
+
+    for release in line.ledger.releases(model, limit=100):
+        if release.outcome == "PROMOTED" and release.candidate == version:
+            try:
+                return line.ledger.policy(release), f"as {release.name}: {release.policy_source}"
+            except PolicyError:
+                return None
+    return None
+
+
 def may_take_over(current: Release, flow_run_id: str, version: str) -> bool:
     """Whether a flow that wants to release *version* may go on with the open release: its own, or a dead flow's."""
     if current.candidate != version:

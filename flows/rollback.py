@@ -10,7 +10,8 @@ from prefect.client.schemas.objects import State
 
 @flow(name="rollback-model", flow_run_name="roll back {model}", persist_result=False)
 def rollback_model(model: str, reason: str = "asked for") -> State[str]:
-    """Returns a model to its previous version: routes first, then the alias.
+    """Returns a model to its previous version: routes first, then the alias. The version runs as it was promoted, under
+    the policy of then.
 
     A release under way is ended in its baseline instead, at whatever step it is.
 
@@ -20,7 +21,7 @@ def rollback_model(model: str, reason: str = "asked for") -> State[str]:
     """
     from flows.drive import Drive
     from flows.line import open_line, policy_of
-    from flows.opening import NothingToDoError, open_release
+    from flows.opening import NothingToDoError, open_release, promoted_under
     from flows.owner import this_owner
     from flows.prefect_teller import prefect_teller
     from flows.tell import ended
@@ -55,7 +56,7 @@ def rollback_model(model: str, reason: str = "asked for") -> State[str]:
                 f"{model} has no alias 'previous': nothing to roll back to. Set the alias in MLflow, or promote the version"
                 " you want with promote-model."
             )
-        rules, source = policy_of(line.settings, model, None)
+        rules, source = promoted_under(line, model, previous) or policy_of(line.settings, model, None)
         release = open_release(
             line,
             model,

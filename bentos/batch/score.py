@@ -53,6 +53,9 @@ def score_file(
     """
     if chunk < 0 or processes < 0:
         raise BatchError(f"chunk {chunk}, processes {processes}: expected 0 or more of each")
+    for path in (output, rejects):
+        if path.suffix.lower() == ".csv":
+            raise BatchError(f"{path}: answers and rejects are written as Parquet; name the file .parquet")
     began = time.monotonic()
     reader = CsvSource(source, chunk) if source.suffix == ".csv" else ParquetSource(source, chunk)
     nothing = reader.schema.empty_table()

@@ -97,7 +97,7 @@ class DataPlane:
 
     def too_large(self, request: Request) -> Answer:
         """The answer to a request whose body is longer than allowed and was not read to its end."""
-        limit = f"expected a body of at most {self.largest_body} bytes; send fewer rows at once"
+        limit = f"expected a body of at most {self.largest_body} bytes; send fewer rows at once, or allow more (serving.largest_body_mb)"
         return self._account(Item(self.live, request, _nobody, 0), refused(request.kind, 413, limit), cut=True)
 
     def _account(self, item: Item, found: Answer, *, cut: bool = False) -> Answer:

@@ -2,7 +2,7 @@
 
 One predict is in flight at a time, and what came meanwhile is answered next: no timer waits for more. Where one call with
 many rows costs less than many calls, it is one predict for all of them; else one after the other. Short calls run on the
-event loop, long ones in a thread, so that health stays responsive.
+event loop, long ones in a thread, so that health stays responsive; long bodies are decoded in another thread before they queue.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bentos.server.answer import Answer, Request, Work, failed, opened, read, re
 from bentos.server.live import Live
 
 LONG_SECONDS = 0.002  # a predict longer than this runs in the thread
-LARGE_BODY = 64 << 10  # a body longer than this, in bytes, is decoded in the thread
+LARGE_BODY = 64 << 10  # a body longer than this, in bytes, is decoded in a thread
 
 
 class Counts(Protocol):
@@ -77,21 +77,25 @@ class Predictions:
         self._queue: deque[Item] = deque()
         self._busy = False  # a predict is in the thread
         self._turning = False  # a turn of the loop is asked for
+        self._decoding = 0  # how many are with the decoder
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="predict")
+        self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
 
     @property
     def waiting(self) -> int:
         """How many requests wait."""
-        return len(self._queue)
+        return len(self._queue) + self._decoding
 
     def close(self) -> None:
-        """Waits for the predict in flight."""
+        """Waits for what is decoded and for the predict in flight."""
+        self._decoder.shutdown(wait=True)
         self._pool.shutdown(wait=True)
 
     def submit(self, item: Item) -> None:
         """Answers *item* now or later."""
         request = item.request
-        if len(request.body) <= LARGE_BODY and not request.encoding:
+        small = len(request.body) <= LARGE_BODY and not request.encoding
+        if small:
             try:
                 item.work = read(item.live, request)
             except Exception as error:
@@ -101,16 +105,46 @@ class Predictions:
                 self._counts.batch(item.work.data.rows)
                 self._end(item, _alone(item, item.work))
                 return
-        if len(self._queue) >= self._limit and not self._busy:
+        if self.waiting >= self._limit and not self._busy:
             self._turn()  # they wait for nothing but the loop
-        if len(self._queue) >= self._limit:
+        if self.waiting >= self._limit:
             self._counts.rejected()
             self._end(item, _full(item, self._limit))
             return
+        if not small:
+            self._decode(item)
+            return
         self._queue.append(item)
-        if self._busy or item.work is None or item.live.seconds(item.work.data.rows) > LONG_SECONDS:
+        if self._busy or (item.work is not None and item.live.seconds(item.work.data.rows) > LONG_SECONDS):
             self._watch(item)
         self._wake()
+
+    def _decode(self, item: Item) -> None:
+        """Into the decoder, and from there into the queue."""
+        self._decoding += 1
+        self._watch(item)
+        loop = asyncio.get_running_loop()
+        decoded = loop.run_in_executor(self._decoder, self._decoded, item)
+        decoded.add_done_callback(functools.partial(self._arrived, item))
+
+    def _decoded(self, item: Item) -> Answer | None:
+        """Gives *item* its work, or the answer that says why there is none. Runs in the decoder."""
+        try:
+            if not item.ended:  # its deadline may have passed while it waited for the decoder
+                item.request = opened(item.request, self._largest)
+                item.work = read(item.live, item.request)
+            return None
+        except Exception as error:
+            return failed(item.live, item.request.kind, error)
+
+    def _arrived(self, item: Item, made: asyncio.Future[Answer | None]) -> None:
+        self._decoding -= 1
+        refusal = made.result()
+        if refusal is not None:
+            self._end(item, refusal)
+        elif not item.ended:
+            self._queue.append(item)
+            self._wake()
 
     def _end(self, item: Item, answer: Answer) -> None:
         """Answers, unless that was done."""
@@ -187,9 +221,7 @@ class Predictions:
             if batch and not self._joins(batch[0], item, rows):
                 break
             batch.append(self._queue.popleft())
-            if item.work is None:
-                break
-            rows += item.work.data.rows
+            rows += item.work.data.rows if item.work is not None else 0
         return batch
 
     def _joins(self, first: Item, item: Item, rows: int) -> bool:
@@ -204,21 +236,12 @@ class Predictions:
         )
 
     def _short(self, batch: Sequence[Item]) -> bool:
-        works = [item.work for item in batch if item.work is not None]  # what is not decoded yet is large
-        rows = sum(work.data.rows for work in works)
-        return len(works) == len(batch) and self._batching != "off" and batch[0].live.seconds(rows) <= LONG_SECONDS
+        rows = sum(item.work.data.rows for item in batch if item.work is not None)
+        return self._batching != "off" and batch[0].live.seconds(rows) <= LONG_SECONDS
 
     def _answers(self, batch: Sequence[Item]) -> list[Answer]:
         """One predict for all, each by itself where that fails; never raises. Runs on the loop or in the thread."""
-        works = []
-        for item in batch:
-            try:
-                if item.work is None:  # a large or compressed body, which is alone
-                    item.request = opened(item.request, self._largest)
-                    item.work = read(item.live, item.request)
-                works.append(item.work)
-            except Exception as error:
-                return [failed(item.live, item.request.kind, error)]
+        works = [item.work for item in batch if item.work is not None]  # of all: nothing queues undecoded
         answers = _together(batch, works) if len(batch) > 1 else None
         self._counts.batch(sum(work.data.rows for work in works))
         return answers or [_alone(item, work) for item, work in zip(batch, works, strict=True)]

@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from bentos.signature import Column, Inputs, Signature
 from bentos.wire import arrow_stream, npy
 from bentos.wire.interface import Body, Call, MediaTypeError, WireError, column_kinds, kind_of, parse_object
 
+ROWS_AT_ONCE = 2_000  # of a CSV
 MEDIA_TYPES = ("application/json", "text/csv", npy.MEDIA_TYPE, arrow_stream.MEDIA_TYPE)
 FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
@@ -112,8 +114,8 @@ def _table(columns: list[Any] | None, rows: list[Any], signature: Signature, whe
     return dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
 
 
-def _rectangle(rows: list[Any], width: int | None, where: str) -> list[Any]:
-    for number, row in enumerate(rows):
+def _rectangle(rows: list[Any], width: int | None, where: str, first: int = 0) -> list[Any]:
+    for number, row in enumerate(rows, first):
         if not isinstance(row, list):
             raise WireError(f"{where}: row {number}: expected an array of cells, found {kind_of(row)}")
         width = len(row) if width is None else width
@@ -197,29 +199,40 @@ def _names(signature: Signature) -> list[str] | None:
 
 
 def _csv(body: bytes, signature: Signature) -> Inputs:
-    """Columns of parsed cells; an empty cell is null."""
+    """Columns of parsed cells; an empty cell is null. A few rows at a time: one call for millions would keep the
+    interpreter's lock, and every other request, for seconds."""
+    kinds = column_kinds(signature)
+    header: list[str] = []
+    columns: list[list[Any]] = []
+    for first, rows in _csv_rows(body):
+        if not header:
+            header, *rows = rows
+            check_names(header, "CSV header")
+            columns = [[] for _ in header]
+        _rectangle(rows, len(header), "CSV", max(0, first - 1))
+        for name, column, cells in zip(header, columns, zip(*rows, strict=True), strict=False):
+            kind = kinds.get(name, "string") if kinds else "double"
+            try:
+                column += parse_text([cell or None for cell in cells], kind)
+            except orjson.JSONDecodeError as error:
+                raise WireError(f"CSV: expected JSON in the cells of nested columns, found {error}") from None
+    if not header:
+        raise WireError("body: expected CSV with a header line, found no line")
+    if not kinds and _names(signature) is None:
+        return [list(row) for row in zip(*columns, strict=True)]
+    return dict(zip(header, columns, strict=True))
+
+
+def _csv_rows(body: bytes) -> Iterator[tuple[int, list[list[str]]]]:
+    """The number of the first and the lines that are not empty, ROWS_AT_ONCE at a time. Raises WireError."""
     try:
-        rows = list(csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True))
+        lines = filter(None, csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True))
+        first = 0
+        while rows := list(islice(lines, ROWS_AT_ONCE)):
+            yield first, rows
+            first += len(rows)
     except (UnicodeDecodeError, csv.Error) as error:
         raise WireError(f"body: expected CSV in UTF-8 with a header line, found {error}") from None
-    rows = [row for row in rows if row]
-    if not rows:
-        raise WireError("body: expected CSV with a header line, found no line")
-    header, *data = rows
-    check_names(header, "CSV header")
-    _rectangle(data, len(header), "CSV")
-    cells: list[tuple[str | None, ...]] = [tuple(cell or None for cell in column) for column in zip(*data, strict=True)]
-    cells = cells or [() for _ in header]
-    kinds = column_kinds(signature)
-    if not kinds:
-        numbers = [parse_text(column, "double") for column in cells]
-        if _names(signature) is None:
-            return [list(row) for row in zip(*numbers, strict=True)]
-        return dict(zip(header, numbers, strict=True))
-    try:
-        return {name: parse_text(column, kinds.get(name, "string")) for name, column in zip(header, cells, strict=True)}
-    except orjson.JSONDecodeError as error:
-        raise WireError(f"CSV: expected JSON in the cells of nested columns, found {error}") from None
 
 
 def jsonable(values: Any) -> Any:

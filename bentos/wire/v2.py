@@ -7,6 +7,7 @@ that answers with several columns or named tensors gives one output each.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -192,6 +193,12 @@ def _decoded(array: np.ndarray, name: str) -> np.ndarray:
     return out
 
 
+def unknown_output(name: str, available: Mapping[str, Any]) -> WireError:
+    """The error for an output that is none of *available*."""
+    more = "" if PROBABILITIES in available else f", {PROBABILITIES} where the model has class probabilities"
+    return WireError(f"outputs: expected one of {', '.join(available)}{more}, found {name!r}")
+
+
 def encode(call: InferCall, values: Any, probabilities: np.ndarray | None, model: str, version: str) -> Body:
     """The answer to *call*. Raises WireError for an output that the model does not have."""
     available = named_outputs(values)
@@ -201,7 +208,7 @@ def encode(call: InferCall, values: Any, probabilities: np.ndarray | None, model
     outputs, raw = [], []
     for name, binary in wanted.items():
         if name not in available:
-            raise WireError(f"outputs: expected one of {', '.join(available)}, found {name!r}")
+            raise unknown_output(name, available)
         datatype, array = datatype_of(available[name])
         output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(array.shape)}
         if binary:

@@ -14,7 +14,7 @@ import numpy as np
 from bentos.signature import Signature
 from bentos.wire.interface import Body, WireError
 from bentos.wire.tensors import DTYPES, check_shape, datatype_of, from_bytes, to_bytes
-from bentos.wire.v2 import PROBABILITIES, RESERVED, InferCall, bind, named_outputs
+from bentos.wire.v2 import PROBABILITIES, RESERVED, InferCall, bind, named_outputs, unknown_output
 
 CONTENT_TYPE = "application/x-protobuf"  # a message by itself, without gRPC's frame
 # Datatype → the field of InferTensorContents, and the type its elements have there. FP16 travels raw only.
@@ -155,7 +155,7 @@ def encode(call: InferCall, values: Any, probabilities: np.ndarray | None, model
     found = {}
     for name in call.outputs or available:
         if name not in available:
-            raise WireError(f"outputs: expected one of {', '.join(available)}, found {name!r}")
+            raise unknown_output(name, available)
         found[name] = datatype_of(available[name])
     raw = call.binary or any(datatype not in _CONTENTS for datatype, _ in found.values())
     answer = new("ModelInferResponse", model_name=model, model_version=version, id=call.id)

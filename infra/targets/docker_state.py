@@ -24,7 +24,7 @@ def judge(container: Mapping[str, Any] | None, wanted: str, ready: Callable[[], 
     if wanted == "stopped":
         return State.DRAINING, "" if alive(container) else "drained: its server has stopped"
     if container is None:
-        return State.FAILED, "the engine does not have its container; restore() or ensure() starts it again"
+        return State.FAILED, "the engine does not have its container; `shipway up` or its next release starts it again"
     if container["State"]["Status"] == "paused":
         return State.STARTING, "its container is paused"
     if container["State"]["Status"] == "restarting":

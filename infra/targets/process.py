@@ -186,7 +186,7 @@ class ProcessTarget:
         if alive is None:
             if last["phase"] == "failed":
                 return State.FAILED, last["reason"]
-            return State.FAILED, "its keeper does not run; restore() or ensure() starts it again"
+            return State.FAILED, "its keeper does not run; `shipway up` or its next release starts it again"
         if alive["phase"] == "draining":
             return State.DRAINING, ""
         if keeper.answers_ready(sock, PROBE_SECONDS):

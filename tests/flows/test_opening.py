@@ -1,13 +1,19 @@
-"""Who may go on with an open release."""
+"""Who may go on with an open release, and what a version was promoted under."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from flows.opening import may_take_over, waiting
+from bentos.policy import ReleasePolicy
+from flows.line import Line
+from flows.opening import may_take_over, promoted_under, waiting
 from flows.owner import this_owner
+from monitoring.memory import MemoryLedger
 from monitoring.release import Release
 
 DEAD = {"flow_run_id": "old", "pid": "1", "pid_start": "0.5", "host": this_owner("")["host"]}
@@ -49,3 +55,23 @@ def test_a_release_that_waits_for_a_person_needs_no_process(
     paused = release(DEAD, **until, **facts)
     assert waiting(paused) is expected
     assert may_take_over(paused, "new", "2") is not expected
+
+
+def test_a_version_is_known_by_the_policy_that_it_was_last_promoted_under(tmp_path: Path) -> None:
+    ledger = MemoryLedger(tmp_path)
+    line = cast("Line", SimpleNamespace(ledger=ledger))
+    for version, queue, outcome in (
+        ("1", 5, "PROMOTED"),
+        ("1", 6, "PROMOTED"),
+        ("1", 7, "ROLLED_BACK"),
+        ("2", 8, "PROMOTED"),
+    ):
+        policy = ReleasePolicy.model_validate({"serving": {"queue": queue}})
+        opened = ledger.open(
+            "m", version, baseline=None, policy=policy, policy_source=f"file {queue}", digests={}, owner=this_owner("f")
+        )
+        ledger.close(opened, outcome, "")
+    found = promoted_under(line, "m", "1")
+    assert found is not None
+    assert (found[0].serving.queue, found[1]) == (6, "as m/1, attempt 2: file 6")
+    assert promoted_under(line, "m", "3") is None

@@ -129,6 +129,37 @@ def test_requests_of_several_rows_and_protocols_share_a_predict() -> None:
     assert model.calls == [6]
 
 
+def test_a_long_body_is_decoded_beside_short_requests() -> None:
+    long = Request("invocations", "application/json", "", "", body(7, 200_000))
+
+    async def order(plane: DataPlane) -> list[int]:
+        """The rows of the answers, as they come."""
+        rows: list[int] = []
+        ended = asyncio.Event()
+
+        def took(answer: Answer) -> None:
+            assert answer.status == 200
+            rows.append(len(json.loads(answer.body.data)["predictions"]))
+            if len(rows) == 4:
+                ended.set()
+
+        plane.handle(long, took)
+        for number in range(3):
+            plane.handle(request(number), took)
+        await ended.wait()
+        return rows
+
+    plane = DataPlane(live(Sums(), QUICK))
+    assert asyncio.run(order(plane)) == [1, 1, 1, 200_000]
+    plane.close()
+
+
+def test_what_is_being_decoded_waits_too() -> None:
+    long = Request("invocations", "application/json", "", "", body(7, 50_000))
+    answers = run(DataPlane(live(Sums(), QUICK), queue=2), long, long, long)
+    assert sorted(found.status for found in answers) == [200, 200, 429]
+
+
 def test_a_full_queue_is_429_with_the_time_to_come_back() -> None:
     plane = DataPlane(live(Sums(0.05), {1: 0.05}, rowwise=False), queue=3)
     answers = run(plane, *(request(n) for n in range(6)))

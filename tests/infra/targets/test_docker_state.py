@@ -32,7 +32,7 @@ def container(status, *, policy=("always", 0), restarts=0, **state):
             State.FAILED,
             "could not be started: no such file",
         ),
-        (None, "running", True, State.FAILED, "restore() or ensure() starts it again"),
+        (None, "running", True, State.FAILED, "`shipway up` or its next release starts it again"),
         (container("exited", ExitCode=3), "running", True, State.FAILED, "the server exited with 3"),
         (
             container("exited", ExitCode=1, policy=("on-failure", 2), restarts=2),
