@@ -28,6 +28,7 @@ LARGEST_HEAD = 64 << 10  # bytes of URL and headers; longer ones get 431
 LARGEST_READ = 512 << 10  # bytes that may come before a head in one read; uvloop reads 256 KiB at once
 IDLE_SECONDS = 75.0  # a connection without a request is closed after this long
 BODY_SECONDS = 30.0  # a request must be whole, and an answer taken, after this long
+AT_ONCE = 8  # requests of one connection that are answered before others have their turn
 GOODBYE_SECONDS = 2.0  # what a refused client still sends is read for this long, so that it sees its answer
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _PATHS: dict[bytes, str] = {}  # URL → path, of the URLs seen last
@@ -65,6 +66,8 @@ class Http1(asyncio.Protocol):
         self._closing = False  # nothing more is read
         self._paused = False
         self._turning = False
+        self._spent = 0  # answers that this connection got in this turn of the loop
+        self._asked = False  # another turn is asked for
         self._waiting: deque[tuple[str, str, dict[bytes, bytes], bytes, bool]] = deque()
 
     # -- the connection
@@ -122,6 +125,8 @@ class Http1(asyncio.Protocol):
         """Bytes came."""
         if self._closing:
             return
+        if not self._asked:
+            self._spent = 0
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -197,7 +202,7 @@ class Http1(asyncio.Protocol):
         parser = self._parser
         keep = parser.should_keep_alive() and parser.get_http_version() != "1.0" and not parser.should_upgrade()
         self._waiting.append((method, path, self._headers, body, keep))
-        if self._answering or self._blocked:
+        if self._answering or self._blocked or self._asked:
             self._pause()
         else:
             self._next()
@@ -221,6 +226,9 @@ class Http1(asyncio.Protocol):
         self._turning = True
         try:
             while self._waiting and not self._answering and not self._blocked and self._transport is not None:
+                if self._spent >= AT_ONCE:
+                    self._ask_for_a_turn()
+                    return
                 self._answering = True
                 method, path, headers, body, keep = self._waiting.popleft()
                 found = self.plane.look_up(method, path, body)
@@ -229,6 +237,8 @@ class Http1(asyncio.Protocol):
                 else:
                     request = request_of(prediction_kind(path) or "", headers, body)
                     self.plane.handle(request, functools.partial(self._answer, method, keep))
+                if not self._answering:
+                    self._spent += 1
         except Exception:  # an end is better than a connection that nobody answers
             logger.exception("a request could not be answered")
             if self._transport is not None:
@@ -238,6 +248,18 @@ class Http1(asyncio.Protocol):
         if self._paused and not self._waiting and not self._blocked and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()
+
+    def _ask_for_a_turn(self) -> None:
+        """Goes on after everybody else had a turn: a client may send thousands of requests without waiting for answers."""
+        self._pause()
+        if not self._asked:
+            self._asked = True
+            asyncio.get_running_loop().call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._asked = False
+        self._spent = 0
+        self._next()
 
     def _pause(self) -> None:
         if not self._paused and self._transport is not None:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bentos.server import http1
+from bentos.server.answer import Answer
 from bentos.server.dataplane import DataPlane
 from tests.bentos.planes import BODY, Client, Sums, live, post, served
 
@@ -49,6 +50,27 @@ def test_pipelined_requests_are_answered_in_order(port: int) -> None:
         client.send(b"".join(post(body) for body in bodies) + GET)
         assert [json.loads(client.answer()[2])["predictions"] for _ in bodies] == [[n + 0.5] for n in range(20, 70)]
         assert client.answer()[0] == 200
+
+
+def test_a_client_that_sends_many_requests_at_once_lets_others_between(
+    plane: DataPlane, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    look_up = plane.look_up
+
+    def slowly(method: str, path: str, body: bytes = b"") -> Answer | None:
+        seen.append(path)
+        time.sleep(0.005)
+        return look_up(method, path, body)
+
+    monkeypatch.setattr(plane, "look_up", slowly)
+    with Client(port) as many, Client(port) as one:
+        many.send(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n" * 100)
+        time.sleep(0.05)
+        assert one.send(b"GET /ping HTTP/1.1\r\nhost: x\r\n\r\n").answer()[0] == 200
+        assert [many.answer()[2] for _ in range(100)] == [b"ok\n"] * 100
+    assert seen.index("/ping") < 60
+    assert seen.count("/livez") == 100
 
 
 def test_pipelined_requests_to_a_slow_model_are_answered_in_order() -> None:
