@@ -81,7 +81,7 @@ def test_the_server_dies_with_its_keeper_and_is_restored(make_target, spec_of):
     wait_until(lambda: keeper.started_at(server_pid) is None)
     (found,) = target.list()
     assert found.state is State.FAILED
-    assert "restore" in found.reason
+    assert "`shipway up`" in found.reason
     assert [deployment.name for deployment in target.restore()] == [name]
     assert target.ready(name, 10).state is State.READY
     assert target.restore() == []
