@@ -67,8 +67,8 @@ def stack(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stac
         try:
             yield made
         finally:
-            process.terminate()
-            process.wait(timeout=30)
+            process.kill()  # Prefect's worker waits long where it was just asking its server something
+            process.wait()
     finally:
         made.run("down")
 
