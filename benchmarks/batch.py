@@ -138,9 +138,7 @@ def _whole_file(way: str, bento: Path, source: Path) -> Callable[[], Any]:
     def call() -> None:
         with tempfile.TemporaryDirectory() as name:
             processes = 1 if way == "shipway-file" else 0
-            done = score_file(
-                bento, source, Path(name, "out.parquet"), Path(name, "bad.parquet"), processes=processes, bulk=True
-            )
+            done = score_file(bento, source, Path(name, "out.parquet"), Path(name, "bad.parquet"), processes=processes)
         assert not done.rejected
 
     return call

@@ -53,18 +53,15 @@ def run_batch(
     chunk: int = 0,
     processes: int = 1,
     probabilities: bool = False,
-    bulk: bool = False,
     timeout: float = 3600,
 ) -> BatchCounts:
-    """Score the Parquet or CSV file ``source`` as ``bentos.batch.score.score_file`` does, in ``python``'s environment.
-
-    Raises ChildError.
+    """Score the Parquet or CSV file ``source`` as ``bentos.batch.score.score_file`` does, in ``python``'s environment: that
+    of the model itself where its profile says ``bulk``. Raises ChildError.
     """
     from bentos.batch.score import BatchCounts
 
     paths = _paths(folder=folder, input=source, output=output, rejects=rejects)
     options = ["--chunk", str(chunk), "--processes", str(processes), *(["--probabilities"] if probabilities else [])]
-    options += ["--bulk"] if bulk else []
     printed = _run(python, code, ["batch", *paths, *options], timeout)
     return BatchCounts(**json.loads(printed))
 
@@ -94,8 +91,7 @@ def main(arguments: Sequence[str]) -> int:
     batch.add_argument("--rejects", type=Path, required=True)
     batch.add_argument("--chunk", type=int, default=0)
     batch.add_argument("--processes", type=int, default=1)
-    for flag in ("--probabilities", "--bulk"):
-        batch.add_argument(flag, action="store_true")
+    batch.add_argument("--probabilities", action="store_true")
     commands.add_parser("work")
     given = parser.parse_args(arguments)
     with os.fdopen(os.dup(1), "w") as answer:
@@ -143,7 +139,6 @@ def _batch(given: argparse.Namespace) -> str:
         chunk=given.chunk,
         processes=given.processes,
         probabilities=given.probabilities,
-        bulk=given.bulk,
     )
     return json.dumps(asdict(counts))
 

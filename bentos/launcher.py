@@ -58,9 +58,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     where.add_argument("--uds", type=Path, help="unix socket to listen on")
     where.add_argument("--port", type=int, help="TCP port to listen on; 0 takes a free one")
     where.add_argument("--fd", type=int, help="descriptor of a bound socket to listen on")
-    where.add_argument(
-        "--connections-fd", type=int, help=argparse.SUPPRESS
-    )  # this and two more: bentos.server.workers alone
+    # This and two more are for bentos.server.workers alone.
+    where.add_argument("--connections-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--parent-fd", type=int, help="descriptor of the line to a parent that may replace this server")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on, with --port (127.0.0.1)")
     parser.add_argument("--segments", type=Path, help="folder of the prediction log; none: nothing is logged")

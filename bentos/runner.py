@@ -40,7 +40,8 @@ class ModelRunner:
         """Load from an MLflow artifact folder (MLmodel at its root) or from a sealed bento's folder.
 
         With *bulk*, for many rows at once: the model itself, where the profile says that it is sooner done with them and
-        its answers are to the bit those of the converted one; that takes the model's own environment. Raises SignatureError if the model has no signature, LoadError if it cannot be loaded.
+        its answers are to the bit those of the converted one; that takes the model's own environment. Raises SignatureError
+        if the model has no signature, LoadError if it cannot be loaded.
         """
         seal = folder / "src" / "shipway.json"
         facts = read_seal(seal) if seal.is_file() else {}

@@ -66,7 +66,6 @@ def batch_score(
             chunk=chunk,
             processes=processes,
             probabilities=probabilities,
-            bulk=True,
         )
         counts.update(asdict(scored))
         return f"{found.name}: {counts}"

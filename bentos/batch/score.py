@@ -41,10 +41,10 @@ def score_file(
     chunk: int = 0,
     processes: int = 1,
     probabilities: bool = False,
-    bulk: bool = False,
 ) -> BatchCounts:
     """Score ``source`` (.parquet or .csv) with the model in ``folder``, ``chunk`` rows at a time (0: as many as 64 MB of
-    the file hold, 1,000 to 65,536), in ``processes`` (0: one a core; CSV is always read by one), each with the model, loaded with ``bulk``.
+    the file hold, 1,000 to 65,536), in ``processes`` (0: one a core; CSV is always read by one), each with the model
+    as it is loaded for many rows.
 
     ``output`` has every input column beside the prediction (``prediction`` or the named outputs; ``probability_<class>``
     if asked for ``probabilities``); ``rejects`` has the rows that do not fit the signature, or on which the model
@@ -65,10 +65,10 @@ def score_file(
         aside = stack.enter_context(Sink(rejects, reader.metadata))
         parts = [] if isinstance(reader, CsvSource) else spans(reader.rows, reader.chunk, processes or cores())
         if len(parts) > 1:
-            work = Work(str(folder), str(source), reader.chunk, probabilities, bulk)
+            work = Work(str(folder), str(source), reader.chunk, probabilities)
             rows, rejected = score_spans(work, parts, processes or cores(), output.parent, kept, aside)
         else:
-            runner = ModelRunner.load(folder, bulk=bulk)
+            runner = ModelRunner.load(folder, bulk=True)
             rows, rejected = score_rows(runner, reader, reader.chunks(), kept, aside, probabilities=probabilities)
         if reader.torn:
             torn = pa.table([pa.nulls(len(reader.torn), column.type) for column in reader.schema], schema=reader.schema)

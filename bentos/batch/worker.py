@@ -19,7 +19,7 @@ def work(asked: TextIO, answer: TextIO) -> None:
     """Answer every Span of ``asked`` with a Scored, or with ``error`` and its ``kind``, after which it ends."""
     try:
         given = Work(**json.loads(asked.readline()))
-        runner = ModelRunner.load(Path(given.folder), bulk=given.bulk)
+        runner = ModelRunner.load(Path(given.folder), bulk=True)
         reader = ParquetSource(Path(given.source), given.chunk)
         for line in asked:
             scored = score_span(runner, reader, Span(**json.loads(line)), probabilities=given.probabilities)

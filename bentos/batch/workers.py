@@ -28,14 +28,12 @@ ERRORS = {kind.__name__: kind for kind in (BatchError, InputError, LoadError, Si
 
 @dataclass(frozen=True)
 class Work:
-    """What all processes of a batch are told: the model's folder and how it is loaded, the Parquet file, rows predicted at a
-    time."""
+    """What all processes of a batch are told: the model's folder, the Parquet file, rows predicted at a time."""
 
     folder: str
     source: str
     chunk: int
     probabilities: bool
-    bulk: bool = False
 
 
 @dataclass(frozen=True)

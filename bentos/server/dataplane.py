@@ -1,7 +1,7 @@
 """The data plane: every endpoint of a model server, whatever protocol carries it.
 
-``handle`` takes prediction requests and ``look_up`` everything else. bentos.server.http1, bentos.server.grpc_server and bentos.server.asgi
-bring both to a wire.
+``handle`` takes prediction requests and ``look_up`` everything else. The modules http1, grpc_server and asgi bring both
+to a wire.
 """
 
 from __future__ import annotations

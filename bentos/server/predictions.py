@@ -87,8 +87,8 @@ class Predictions:
         return len(self._queue) + self._decoding
 
     def close(self) -> None:
-        """Waits for what is decoded and for the predict in flight."""
-        self._decoder.shutdown(wait=True)
+        """Waits for the body that is decoded and the predict in flight; what waits behind them is dropped."""
+        self._decoder.shutdown(wait=True, cancel_futures=True)
         self._pool.shutdown(wait=True)
 
     def submit(self, item: Item) -> None:
@@ -139,6 +139,8 @@ class Predictions:
 
     def _arrived(self, item: Item, made: asyncio.Future[Answer | None]) -> None:
         self._decoding -= 1
+        if made.cancelled():  # the server has stopped
+            return
         refusal = made.result()
         if refusal is not None:
             self._end(item, refusal)
@@ -174,7 +176,7 @@ class Predictions:
 
     def _turn(self) -> None:
         """Answers what waits: first every predict, then every answer's way out, so that each kind of work finds its own
-        code and data in the processor's caches. No longer than LONG_SECONDS, or one predict."""
+        code and data in the processor's caches. Predicts of LONG_SECONDS in all, or one; the rest has another turn."""
         self._turning = False
         if self._busy:  # a full queue took its turn meanwhile
             return

@@ -49,17 +49,27 @@ def test_processor_time_counts_what_a_tree_used(tmp_path):
     assert cpu_seconds([pid]) == 0
 
 
+PINNED = """
+import os, subprocess, sys, threading, time
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+open("ready", "w").close()
+while not os.path.exists("pinned"):
+    time.sleep(0.01)
+said = subprocess.run([sys.executable, "-c", "import os; print(os.sched_getaffinity(0))"], capture_output=True, text=True)
+open("later.new", "w").write(said.stdout.strip())
+os.rename("later.new", "later")
+time.sleep(60)
+"""
+
+
 def test_a_server_and_what_it_starts_stay_on_its_core(tmp_path):
     with Processes(tmp_path) as processes:
-        threads = "import os, threading, time; threading.Thread(target=time.sleep, args=(60,), daemon=True).start(); "
-        then = (
-            "open('ready', 'w'); time.sleep(1); open('late', 'w').write(str(os.sched_getaffinity(0))); time.sleep(60)"
-        )
-        pid = processes.start("pinned", [sys.executable, "-c", threads + then])
+        pid = processes.start("pinned", [sys.executable, "-c", PINNED])
         processes.wait(pid, (tmp_path / "ready").exists, 20)
         pin([pid], SERVERS_CORE)
         tasks = [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
         assert len(tasks) == 2
         assert all(os.sched_getaffinity(task) == SERVERS_CORE for task in tasks)
-        processes.wait(pid, lambda: (tmp_path / "late").exists() and (tmp_path / "late").read_text() != "", 20)
-        assert (tmp_path / "late").read_text() == str(SERVERS_CORE)
+        (tmp_path / "pinned").touch()
+        processes.wait(pid, (tmp_path / "later").exists, 20)
+        assert (tmp_path / "later").read_text() == str(SERVERS_CORE)
