@@ -27,6 +27,7 @@ from benchmarks.peers_started import PEERS, TUNED, PeerEnvironmentError, Peers
 from benchmarks.processes import SERVERS_CORE, Processes, ServerEndedError, pin
 from benchmarks.report import table
 from benchmarks.servers import Server, WrongAnswerError
+from benchmarks.stalls import stalls
 
 ROOT = Path(".shipway/bench")
 RESULT = ROOT / "serving.json"
@@ -87,6 +88,7 @@ class Bench:
             "at": at.timestamp(),
             "date": at.date().isoformat(),
             "machine": machine(),
+            "stalls": stalls(),
             "load": generator(),
         }
         servers, left_out = self._servers()
@@ -136,7 +138,7 @@ class Bench:
             servers = self._started(model, ready, names, processes, folder)
             for server in servers:
                 server.wait(model, processes)
-                if len(server.pids) == 1:  # all but gateways, which are several
+                if server.pinned:
                     pin(server.pids, SERVERS_CORE)
             self._out["results"] += measure(model, servers, self._effort, folder, self._tell)
             if model.key == CHEAP[0]:

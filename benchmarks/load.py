@@ -140,9 +140,9 @@ async def measure(port: int, path: str, body: bytes, seconds: float) -> Load:
 
 def content_length(head: bytes) -> int:
     """The length that an answer's head names. Raises LoadError where it names none."""
-    for line in head.split(b"\r\n"):
-        if line[:15].lower() == b"content-length:":
-            return int(line[15:])
+    _, found, rest = head.lower().partition(b"\r\ncontent-length:")
+    if found:
+        return int(rest.partition(b"\r\n")[0])
     raise LoadError(f"an answer without Content-Length, which this client needs: {head[:200]!r}")
 
 

@@ -71,7 +71,8 @@ def measure(
     for turn in range(effort.rounds):
         for name, rate in rates.items():
             if not turn or rate * effort.open_seconds >= FEWEST:  # slow servers are asked for longer, once
-                loads[name].append(_open(by_name[name], model, rate, effort, folder))
+                server = by_name[name]
+                loads[name].append(_open(server, model, rate, effort, folder, spins=server.pinned))
     for name, one in single.items():
         one["open_loop"] = {"rate": rates[name], **_medians(loads[name])}
     return results
@@ -92,11 +93,11 @@ def _closed(server: Server, model: BenchModel, rows: int, seconds: int, folder: 
     return Round(load, cpu_seconds(server.pids) - before)
 
 
-def _open(server: Server, model: BenchModel, rate: float, effort: Effort, folder: Path) -> OpenLoad:
+def _open(server: Server, model: BenchModel, rate: float, effort: Effort, folder: Path, *, spins: bool) -> OpenLoad:
     seconds = max(effort.open_seconds, min(OPEN_SECONDS, FEWEST / rate))
     body = server.protocol.request(model, 1)
     try:
-        return open_loop(server.port, server.path, body, rate=rate, seconds=seconds, folder=folder)
+        return open_loop(server.port, server.path, body, rate=rate, seconds=seconds, folder=folder, spins=spins)
     except LoadError as error:
         raise BenchError(f"{server.name}, {model.key}, open loop: {error}") from error
 
@@ -127,7 +128,9 @@ def light(model: BenchModel, servers: Sequence[Server], effort: Effort, folder: 
     for rate in LIGHT_RATES:
         for _ in range(effort.rounds):
             for server in servers:
-                found.setdefault((server.name, rate), []).append(_open(server, model, rate, effort, folder))
+                found.setdefault((server.name, rate), []).append(
+                    _open(server, model, rate, effort, folder, spins=False)  # gateways need all cores
+                )
     return [
         {
             "model": model.key,

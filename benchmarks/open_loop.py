@@ -2,8 +2,7 @@
 
 A latency counts from the moment that a request was due, so that a server that stalls is charged for everybody who would have
 come meanwhile (what wrk2 and vegeta do; neither can be had as a package here). ``python -m benchmarks.open_loop`` is one
-process with one loop over ``select``, which waits in microseconds where an event loop waits in milliseconds; how late it
-sent is part of its result.
+process that looks for answers without ever sleeping, on a core beside the server's; how late it sent is part of its result.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.load import LoadError, content_length, percentile, request_bytes
-from benchmarks.processes import beside_the_server
+from benchmarks.processes import CLIENTS_CORES, SERVERS_CORE, beside_the_server
 
 CONNECTIONS = 64
 PATIENCE = 20.0  # seconds after the last request was due; what is not answered then has failed
@@ -49,11 +48,15 @@ def schedule(rate: float, seconds: float) -> list[float]:
     return [number / rate for number in range(max(1, int(rate * seconds)))]
 
 
-def open_loop(port: int, path: str, body: bytes, *, rate: float, seconds: float, folder: Path) -> OpenLoad:
-    """Posts *body* in a process of its own. *folder* is for its own files. Raises LoadError where any request failed."""
+def open_loop(
+    port: int, path: str, body: bytes, *, rate: float, seconds: float, folder: Path, spins: bool = True
+) -> OpenLoad:
+    """Posts *body* in a process of its own, which *spins* unless the servers need its core too. *folder* is for its own
+    files. Raises LoadError where any request failed."""
     sent = folder / "open.json"
     sent.write_bytes(body)
     command = [sys.executable, "-m", "benchmarks.open_loop", str(port), path, str(sent), str(rate), str(seconds)]
+    command += [] if spins and CLIENTS_CORES != SERVERS_CORE else ["--sleeps"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=beside_the_server)
     if done.returncode:
         raise LoadError(f"{rate:.0f} requests a second to port {port}{path}: {done.stderr[-500:]}")
@@ -61,15 +64,25 @@ def open_loop(port: int, path: str, body: bytes, *, rate: float, seconds: float,
 
 
 class Loop:
-    """One measurement: what is due, what waits for a connection, what is on its way."""
+    """One measurement: what is due, what waits for a connection, what is on its way.
 
-    def __init__(self, port: int, request: bytes, due: list[float]) -> None:
+    It never sleeps where it has a core to itself (*spins*): a core that slept takes as long to wake as many an answer
+    takes, and that would count as the server's.
+    """
+
+    def __init__(self, port: int, request: bytes, due: list[float], *, spins: bool = True) -> None:
         self._request = request
         self._due = due
         self._next = 0
-        self._free = deque(_connected(port) for _ in range(min(CONNECTIONS, len(due))))
-        self._busy: dict[socket.socket, tuple[float, bytes]] = {}  # due, what came so far
+        self._spins = spins
+        connections = [_connected(port) for _ in range(min(CONNECTIONS, len(due)))]
+        self._connections = {connection.fileno(): connection for connection in connections}
+        self._free = deque(connections)
+        self._busy: dict[int, tuple[float, bytes]] = {}  # due, what came so far
         self._waiting: deque[float] = deque()
+        self._poll = select.epoll()
+        for descriptor in self._connections:
+            self._poll.register(descriptor, select.EPOLLIN)
         self.latencies: list[float] = []
         self.late: list[float] = []
 
@@ -78,20 +91,25 @@ class Loop:
         try:
             self._run()
         finally:
-            for connection in (*self._free, *self._busy):
+            self._poll.close()
+            for connection in self._connections.values():
                 connection.close()
 
     def _run(self) -> None:
-        self._start = time.perf_counter() + 0.02
-        end = self._due[-1] + PATIENCE
-        while len(self.latencies) < len(self._due):
-            now = time.perf_counter() - self._start
+        clock, due, poll = time.perf_counter, self._due, self._poll.poll
+        self._start = clock() + 0.02
+        end = due[-1] + PATIENCE
+        while len(self.latencies) < len(due):
+            now = clock() - self._start
             if now > end:
-                raise LoadError(f"{len(self._due) - len(self.latencies)} requests not answered after {PATIENCE:.0f} s")
-            self._send(now)
-            wait = self._due[self._next] - now if self._next < len(self._due) else 0.1
-            for connection in select.select(list(self._busy), [], [], max(0.0, wait))[0]:
-                self._receive(connection)
+                raise LoadError(f"{len(due) - len(self.latencies)} requests not answered after {PATIENCE:.0f} s")
+            if self._waiting or (self._next < len(due) and due[self._next] <= now):
+                self._send(now)
+            if not self._spins:  # select waits in microseconds, epoll in milliseconds
+                wait = max(0.0, due[self._next] - now) if self._next < len(due) else 0.1
+                select.select([self._poll.fileno()], [], [], wait)
+            for descriptor, _ in poll(0):
+                self._receive(descriptor)
 
     def _send(self, now: float) -> None:
         while self._next < len(self._due) and self._due[self._next] <= now:
@@ -102,20 +120,21 @@ class Loop:
         while self._waiting and self._free:
             connection = self._free.popleft()
             connection.sendall(self._request)
-            self._busy[connection] = (self._waiting.popleft(), b"")
+            self._busy[connection.fileno()] = (self._waiting.popleft(), b"")
 
-    def _receive(self, connection: socket.socket) -> None:
-        due, so_far = self._busy[connection]
+    def _receive(self, descriptor: int) -> None:
+        connection = self._connections[descriptor]
         data = connection.recv(1 << 16)
+        due, so_far = self._busy.get(descriptor, (0.0, b""))
         answer = so_far + data
         head, found, body = answer.partition(b"\r\n\r\n")
         if not data or (found and not head.startswith(b"HTTP/1.1 200")):
             raise LoadError(f"found {head[:100]!r}, expected a whole answer with 200")
         if not found or len(body) < content_length(head):
-            self._busy[connection] = (due, answer)
+            self._busy[descriptor] = (due, answer)
             return
         self.latencies.append(time.perf_counter() - self._start - due)
-        del self._busy[connection]
+        del self._busy[descriptor]
         self._free.append(connection)
 
 
@@ -133,6 +152,7 @@ def main() -> None:
     parser.add_argument("body", type=Path, help="file that is posted as JSON")
     parser.add_argument("rate", type=float, help="requests a second")
     parser.add_argument("seconds", type=float)
+    parser.add_argument("--sleeps", action="store_true", help="wait for answers asleep")
     options = parser.parse_args()
     ctypes.CDLL(None).prctl(_SET_TIMER_SLACK, 1, 0, 0, 0)  # the kernel may else wake it 50 us late
     gc.disable()
@@ -140,6 +160,7 @@ def main() -> None:
         options.port,
         request_bytes(options.path, options.body.read_bytes()),
         schedule(options.rate, options.seconds),
+        spins=not options.sleeps,
     )
     began = time.process_time()
     try:

@@ -55,7 +55,7 @@ def models_of(results: Results) -> list[str]:
 
 
 def over_peers(results: Results, rows: int = 1, server: str = "shipway") -> dict[str, dict[str, Ratio]]:
-    """Model → "peer" (the best as shipped), "tuned" (the best of all), "mlflow", "bare" → ratio of *server*; what was not
+    """Model → "peer" (the best as shipped), "tuned" (the best of all), "mlflow", "bare", "bare-shipway" → ratio of *server*; what was not
     measured is left out."""
     everything: dict[str, dict[str, Ratio]] = {}
     for model in models_of(results):
@@ -64,6 +64,7 @@ def over_peers(results: Results, rows: int = 1, server: str = "shipway") -> dict
             "tuned": best_peer(results, model, rows, tuned=True),
             "mlflow": "mlflow",
             "bare": "bare",
+            "bare-shipway": "bare-shipway",
         }
         ratios = {
             name: one

@@ -18,7 +18,8 @@ RATIOS = {
     "mlflow": "`mlflow models serve`",
     "peer": "best peer",
     "tuned": "best peer, tuned ones too",
-    "bare": "bare server",
+    "bare": "bare server (uvicorn)",
+    "bare-shipway": "bare server, Shipway's protocol",
 }
 Run = Mapping[str, Any]
 
@@ -89,6 +90,8 @@ def markdown(run: Run) -> str:
     out = [
         f"{run['date']}, `{run['command']}`, {run['seconds']} s; {machine['processor']}, {machine['processors']} processors,"
         f" Python {machine['python']}, load {machine['load_before']:.1f} before it began. Load by {run['load']}.",
+        f"On the servers' core nothing ran for {run['stalls']['share_percent']:.1f} % of the time before, whatever wanted to:"
+        f" one of a hundred would have waited {run['stalls']['wait_p99_ms']:.2f} ms or more for the machine alone.",
         "",
         f"{packages}. Peers: {peers or 'none'}.",
     ]

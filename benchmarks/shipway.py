@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DIRECT = ("shipway", "shipway-no-log")
 GATEWAYS = ("shipway-gateway", "shipway-gateway-no-mirror")
-BARE = ("bare", "bare-uvicorn")
+BARE = ("bare", "bare-shipway")
 LEASE_SECONDS = 3600.0
 
 
@@ -92,7 +92,7 @@ def bare(name: str, processes: Processes) -> Server:
     """One of BARE: a constant answer."""
     port = free_port()
     root = str(Path(__file__).resolve().parents[1])
-    command = [sys.executable, "-m", "benchmarks.bare", "http1" if name == "bare" else "uvicorn", str(port)]
+    command = [sys.executable, "-m", "benchmarks.bare", "uvicorn" if name == "bare" else "http1", str(port)]
     pid = processes.start(name, command, {"PYTHONPATH": root})
     return Server(name, port, "/invocations", SCORING, (pid,), constant=True)
 

@@ -6,28 +6,33 @@ import fcntl
 import os
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 from zlib import crc32
 
-from bentos.segments import MAGIC, Record, close_leftovers, lost, pack
+from bentos.segments import MAGIC, Record, block, close_leftovers
 from bentos.server.cells import Cells
 
 HELD, HELD_BYTES = 64, 128 << 10
 """Records, and bytes of bodies, that are packed at once: 1.5 us a record less than one at a time between other work."""
 
-SOON = 2 << 20
-"""Bytes that wait before they are written at once; every write takes the interpreter's lock from the event loop."""
+SOON = 256 << 10
+"""Bytes that wait before they are written at once. A write of 2 MB holds up a server of one core for 2 ms; one of much less
+than this costs more in changes of thread than in writing."""
 
 _ALL = 1 << 32  # as many crcs as there are
+T = TypeVar("T")
 
 
 class SegmentWriter:
     """Appends records to segments in *folder* and never makes the caller wait.
 
-    ``append`` holds a few records and then packs them into a buffer; a thread writes the buffer out every *flush_seconds*,
-    or sooner when much is waiting. Where nothing can be written (disk full, folder read-only) or more than *max_buffer* bytes wait, records are
-    counted in ``dropped``, and the next segment that can be written says how many. *sample* (0 to 1) keeps that share of
-    requests, chosen by request id, so that both arms keep the same ones.
+    ``append`` and ``defer`` hold a few records and then pack them into a buffer; a thread writes the buffer out every
+    *flush_seconds*, or sooner when much is waiting. Where nothing can be written (disk full, folder read-only) or more than
+    *max_buffer* bytes wait, records are counted in ``dropped``, and the next segment that can be written says how many.
+    *sample* (0 to 1) keeps that share of requests, chosen by request id, so that both arms keep the same ones.
     """
 
     def __init__(
@@ -48,7 +53,7 @@ class SegmentWriter:
         self._max_buffer, self._max_body = max_buffer, max_body
         self._soon = min(SOON, max_buffer // 4)
         self._keep = round(min(max(sample, 0.0), 1.0) * _ALL)
-        self._held: list[Record] = []
+        self._held: deque[tuple[Callable[[Any], Record], Any]] = deque()
         self._held_bytes = 0
         self._most_held_bytes = min(HELD_BYTES, max_buffer // 4)
         self._buffer, self._waiting = bytearray(), 0
@@ -79,35 +84,50 @@ class SegmentWriter:
         self._counts = counts
 
     def append(self, record: Record) -> None:
-        """Takes *record* over; some 2 µs for a small request. Never blocks on the disk, never raises for it."""
-        if self._keep < _ALL and crc32(record.request_id.encode("utf-8", "replace")) >= self._keep:
+        """Takes *record* over. Never blocks on the disk, never raises for it. By one thread at a time, as ``defer``."""
+        self.defer(_itself, record, len(record.request) + len(record.response))
+
+    def defer(self, record_of: Callable[[T], Record], seen: T, size: int) -> None:
+        """As ``append`` of ``record_of(seen)``, made within *flush_seconds* in this thread or the writer's.
+
+        Then many are made and packed in a row, which costs a request half of what it does between other work. *size* is
+        that of its bodies, in bytes.
+        """
+        self._held.append((record_of, seen))
+        self._held_bytes += size
+        if len(self._held) < HELD and self._held_bytes < self._most_held_bytes:
             return
         with self._lock:
-            self._held.append(record)
-            self._held_bytes += len(record.request) + len(record.response)
-            if len(self._held) < HELD and self._held_bytes < self._most_held_bytes:
-                return
             self._pack()
             much = len(self._buffer) > self._soon
         if much and not self._wake.is_set():
             self._wake.set()
 
     def _pack(self) -> None:
-        """Moves what is held into the buffer, as far as there is room. The caller has the lock."""
-        held, self._held, self._held_bytes = self._held, [], 0
-        for record in held:
-            frame = pack(record, self._max_body)
-            if len(self._buffer) + len(frame) > self._max_buffer:
-                self._counts[1] += 1
-                self._untold += 1
-            else:
-                self._buffer += frame
-                self._waiting += 1
+        """Moves what is held into the buffer, as far as there is room. The caller has the lock; more may be held meanwhile."""
+        held, keep = self._held, self._keep
+        self._held_bytes = 0
+        records = []
+        for _ in range(len(held)):
+            record_of, seen = held.popleft()
+            record = record_of(seen)
+            if keep == _ALL or crc32(record.request_id.encode("utf-8", "replace")) < keep:
+                records.append(record)
+        if not records:
+            return
+        frame = block(records, self._max_body)
+        if len(self._buffer) + len(frame) > self._max_buffer:
+            self._counts[1] += len(records)
+            self._untold += len(records)
+        else:
+            self._buffer += frame
+            self._waiting += len(records)
 
-    def flush(self) -> None:
-        """Writes what waits, in the caller's thread."""
+    def flush(self, *, held: bool = True) -> None:
+        """Writes what waits, in the caller's thread; without what is *held* if so said."""
         with self._lock:
-            self._pack()
+            if held:
+                self._pack()
             data, self._buffer = self._buffer, bytearray()
             count, self._waiting = self._waiting, 0
             untold, self._untold = self._untold, 0
@@ -115,7 +135,7 @@ class SegmentWriter:
             return
         try:
             if untold:  # in front, without a copy of what waits: it may be megabytes, and a copy stops the event loop
-                self._write(lost(untold) + data)
+                self._write(block((), 0, untold) + data)
             else:
                 self._write(data)
             self._counts[0] += count
@@ -136,9 +156,11 @@ class SegmentWriter:
 
     def _run(self) -> None:
         while not self._stop:
-            self._wake.wait(self._flush_seconds)
+            much = self._wake.wait(self._flush_seconds)
             self._wake.clear()
-            self.flush()
+            self.flush(
+                held=not much
+            )  # packing here keeps the interpreter from the event loop, which soon packs by itself
             if self._file is not None and (
                 self._size >= self._rotate_bytes or time.monotonic() - self._opened >= self._rotate_seconds
             ):
@@ -194,3 +216,7 @@ class SegmentWriter:
             self.error = f"{self._path}: {error}"
         finally:
             os.close(file)
+
+
+def _itself(record: Record) -> Record:
+    return record

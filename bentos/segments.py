@@ -5,32 +5,28 @@ once it is closed. It starts with eight bytes of magic; then frame follows frame
 
     length u32 | crc32 u32 | payload          (little endian; the crc is of the payload)
 
-A payload is one answered request, or the count of records that could not be written. A frame whose length or crc does
-not fit is a torn tail: a server died while writing it, and reading stops before it. At most ``flush_seconds`` of records
-are lost to a kill -9; nothing is synced to disk, so a machine that loses power may lose more.
+A payload is msgpack: the records of some answered requests, each an array in the order of Record, and the count of records
+that could not be written. A frame whose length or crc does not fit is a torn tail: a server died while writing it, and
+reading stops before it. At most ``flush_seconds`` of records are lost to a kill -9; nothing is synced to disk, so a machine
+that loses power may lose more.
 """
 
 from __future__ import annotations
 
 import fcntl
 import struct
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-MAGIC = b"SHPSEG01"
+import msgspec
+
+MAGIC = b"SHPSEG02"
 KINDS = ("invocations", "v2", "grpc")
-_KIND_BYTES = {kind: byte for byte, kind in enumerate(KINDS)}
-DROPPED = 255  # the kind byte of a frame that only counts lost records
 _FRAME = struct.Struct("<II")
-_FIXED = struct.Struct("<BBHHqqIIHHHHHII")
-_LOST = struct.Struct("<BQ")
-_MIRRORED, _REQUEST_CUT, _RESPONSE_CUT = 1, 2, 4
-_LONGEST_TEXT = 1024
 _LARGEST_FRAME = 1 << 30
-_ALL = 1 << 32  # as many crcs as there are
 
 
 class Record(NamedTuple):
@@ -55,6 +51,10 @@ class Record(NamedTuple):
     response_truncated: bool = False
 
 
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(tuple[list[Record], int]).decode
+
+
 class Scan(NamedTuple):
     """What was read from one segment: whole records, how many its server had to drop, and where to go on."""
 
@@ -63,95 +63,21 @@ class Scan(NamedTuple):
     offset: int
 
 
-def pack(record: Record, max_body: int) -> bytes:
-    """One frame. Bodies longer than *max_body* bytes are cut and marked so; texts are cut at 1024 characters."""
-    (
-        identifier,
-        time_ns,
-        assigned,
-        mirrored,
-        attempt,
-        version,
-        status,
-        latency_ns,
-        kind,
-        content_type,
-        request_header,
-        response_type,
-        response_header,
-        request,
-        response,
-        request_cut,
-        response_cut,
-    ) = record  # at once: seventeen attributes would cost as much as the rest of this
-    request_id = identifier[:_LONGEST_TEXT].encode("utf-8", "replace")
-    texts, first, second, third, fourth = _texts(assigned, version, content_type, response_type)
-    flags = _MIRRORED if mirrored else 0
-    if request_cut or len(request) > max_body:
-        flags |= _REQUEST_CUT
-        request = request[:max_body]
-    if response_cut or len(response) > max_body:
-        flags |= _RESPONSE_CUT
-        response = response[:max_body]
-    fixed = _FIXED.pack(
-        _KIND_BYTES[kind],
-        flags,
-        status,
-        attempt if attempt < 0xFFFF else 0xFFFF,
-        time_ns,
-        latency_ns,
-        request_header,
-        response_header,
-        len(request_id),
-        first,
-        second,
-        third,
-        fourth,
-        len(request),
-        len(response),
-    )
-    payload = b"".join((fixed, request_id, texts, request, response))
+def block(records: Sequence[Record], max_body: int, lost: int = 0) -> bytes:
+    """One frame of *records*, and of a count of *lost* ones. Bodies longer than *max_body* bytes are cut and marked so."""
+    payload = _encode((records, lost))
+    if len(payload) > max_body:  # else no body is
+        payload = _encode(([_cut(record, max_body) for record in records], lost))
     return _FRAME.pack(len(payload), crc32(payload)) + payload
 
 
-def _text(value: str) -> bytes:
-    return value[:_LONGEST_TEXT].encode("utf-8", "replace")
-
-
-@lru_cache(maxsize=64)
-def _texts(*values: str) -> tuple[bytes, int, int, int, int]:
-    """Four texts that most requests share, one after the other, and the length of each in bytes."""
-    first, second, third, fourth = map(_text, values)
-    return b"".join((first, second, third, fourth)), len(first), len(second), len(third), len(fourth)
-
-
-def _unpack(payload: memoryview) -> Record:
-    kind, flags, status, attempt, time_ns, latency_ns, request_header, response_header, *lengths = _FIXED.unpack_from(
-        payload
-    )
-    at, parts = _FIXED.size, []
-    for length in lengths:
-        parts.append(bytes(payload[at : at + length]))
-        at += length
-    request_id, assigned, version, content_type, response_type = (part.decode("utf-8", "replace") for part in parts[:5])
-    return Record(
-        request_id,
-        time_ns,
-        assigned,
-        bool(flags & _MIRRORED),
-        attempt,
-        version,
-        status,
-        latency_ns,
-        KINDS[kind],
-        content_type,
-        request_header,
-        response_type,
-        response_header,
-        parts[5],
-        parts[6],
-        bool(flags & _REQUEST_CUT),
-        bool(flags & _RESPONSE_CUT),
+def _cut(record: Record, max_body: int) -> Record:
+    request, response = record.request, record.response
+    return record._replace(
+        request=request[:max_body],
+        response=response[:max_body],
+        request_truncated=record.request_truncated or len(request) > max_body,
+        response_truncated=record.response_truncated or len(response) > max_body,
     )
 
 
@@ -187,13 +113,12 @@ def scan_segment(path: Path, offset: int = 0) -> Scan:
             raise
         file = path.with_suffix(".seg").open("rb")
     with file:
-        file.seek(offset)
+        magic = file.read(len(MAGIC))
+        file.seek(offset or len(MAGIC))
         data = memoryview(file.read())
-    at = 0
-    if offset == 0:
-        if data[: len(MAGIC)] != MAGIC:
-            return Scan([], 0, 0)
-        at = len(MAGIC)
+    if (read := _reader(magic)) is None:
+        return Scan([], 0, offset)
+    at, start = 0, offset or len(MAGIC)
     records, dropped = [], 0
     while at + _FRAME.size <= len(data):
         length, crc = _FRAME.unpack_from(data, at)
@@ -201,12 +126,20 @@ def scan_segment(path: Path, offset: int = 0) -> Scan:
         payload = data[at + _FRAME.size : end]
         if length == 0 or length > _LARGEST_FRAME or end > len(data) or crc32(payload) != crc:
             break
-        if payload[0] == DROPPED:
-            dropped += _LOST.unpack(payload)[1]
-        else:
-            records.append(_unpack(payload))
+        found, lost = read(payload)
+        records += found
+        dropped += lost
         at = end
-    return Scan(records, dropped, offset + at)
+    return Scan(records, dropped, start + at)
+
+
+def _reader(magic: bytes) -> Callable[[memoryview], tuple[list[Record], int]] | None:
+    """What reads the payloads of a segment that begins with *magic*; None where it is no segment, or not one yet."""
+    if magic == MAGIC:
+        return _decode
+    from bentos import segments_v1
+
+    return segments_v1.unpack if magic == segments_v1.MAGIC else None
 
 
 def abandoned(path: Path) -> bool:
@@ -231,9 +164,3 @@ def close_leftovers(folder: Path) -> list[Path]:
             with suppress(FileNotFoundError):  # another server of the version did it just now
                 closed.append(path.rename(path.with_suffix(".seg")))
     return closed
-
-
-def lost(count: int) -> bytes:
-    """A frame that says how many records could not be written."""
-    payload = _LOST.pack(DROPPED, count)
-    return _FRAME.pack(len(payload), crc32(payload)) + payload

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from itertools import count
 from random import getrandbits
 
 from bentos.segment_writer import SegmentWriter
@@ -58,6 +59,8 @@ class DataPlane:
         self.largest_body = largest_body
         self.deadline = deadline
         self._writer = writer
+        self._ours = f"{getrandbits(64):016x}"  # with a number behind it, the id of a request that came without one
+        self._unnamed = count()
         self._predictions = Predictions(
             self._account, self.metrics, limit=queue, batching=batching, largest=largest_body
         )
@@ -106,33 +109,13 @@ class DataPlane:
         latency = int((time.perf_counter() - item.started) * 1e9)
         request_id, assigned = request.request_id, request.assigned
         if not request_id or not _REQUEST_ID.fullmatch(request_id):
-            request_id = f"{getrandbits(128):032x}"
+            request_id = f"{self._ours}{next(self._unnamed):016x}"
         if assigned and not _ASSIGNED.fullmatch(assigned):
             assigned = ""
         self.metrics.observe(live.model, live.version, request.kind, found.status, latency)
         if self._writer is not None:
-            length = request.header_length
-            body = found.body
-            fields = (
-                request_id,
-                item.arrived,
-                assigned,
-                request.mirrored,
-                request.attempt,
-                live.version,
-                found.status,
-                latency,
-                request.kind,
-                request.content_type,
-                int(length) if length and is_length(length) else 0,
-                body.content_type,
-                body.header_length,
-                request.body,
-                body.data,
-                cut,
-                False,
-            )
-            self._writer.append(Record._make(fields))
+            seen = item, found, request_id, assigned, latency, cut
+            self._writer.defer(_record, seen, len(request.body) + len(found.body.data))
         headers = (*_arm(live.version, assigned, request_id), *found.headers)
         return Answer(found.status, found.body, found.reason, headers, live.headers)
 
@@ -152,6 +135,33 @@ class DataPlane:
         else:
             return None
         return Answer(status, shown, server=self.live.headers)
+
+
+def _record(seen: tuple[Item, Answer, str, str, int, bool]) -> Record:
+    """What the prediction log keeps of an answered request."""
+    item, found, request_id, assigned, latency, cut = seen
+    kind, content_type, _, length, request, _, _, _, mirrored, attempt, _ = item.request
+    response, response_type, response_header = found.body
+    fields = (
+        request_id,
+        item.arrived,
+        assigned,
+        mirrored,
+        attempt,
+        item.live.version,
+        found.status,
+        latency,
+        kind,
+        content_type,
+        int(length) if length and is_length(length) else 0,
+        response_type,
+        response_header,
+        request,
+        response,
+        cut,
+        False,
+    )
+    return Record._make(fields)
 
 
 def _nobody(_: Answer) -> None:

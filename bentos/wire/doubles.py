@@ -52,6 +52,7 @@ class _Infer(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     id: str = ""
 
 
+_UNSET = msgspec.UNSET
 _scoring = msgspec.json.Decoder(_Scoring).decode
 _infer = msgspec.json.Decoder(_Infer).decode
 _MISFITS = (msgspec.DecodeError, ValueError, TypeError, LookupError, StopIteration, RecursionError)
@@ -63,6 +64,7 @@ class Doubles:
     def __init__(self, plan: InputPlan) -> None:
         self._plan = plan
         self._keys = plan.keys
+        self._names = list(plan.keys)
         self._width = len(plan.keys)
         self._pick = itemgetter(*plan.keys) if plan.keys else None
         self._orders: dict[tuple[str, ...], Any] = {plan.keys: None}
@@ -82,14 +84,19 @@ class Doubles:
         """The rows of a body of MLflow's scoring protocol without params, or None."""
         try:
             found = _scoring(body)
-            given = [
-                value
-                for value in (found.dataframe_split, found.dataframe_records, found.instances, found.inputs)
-                if value is not msgspec.UNSET
-            ]
-            if len(given) != 1 or found.params is not msgspec.UNSET:
+            split, records, instances, inputs = (
+                found.dataframe_split,
+                found.dataframe_records,
+                found.instances,
+                found.inputs,
+            )
+            if found.params is not _UNSET:
                 return None
-            return self._rows(given[0])
+            if split is not _UNSET:
+                alone = records is _UNSET and instances is _UNSET and inputs is _UNSET
+                return self._split(split) if alone else None
+            given = [value for value in (records, instances, inputs) if value is not _UNSET]
+            return self._rows(given[0]) if len(given) == 1 else None
         except _MISFITS:
             return None
 
@@ -108,34 +115,39 @@ class Doubles:
             columns = self._pick(arrays)
             if len(arrays) != self._width or any(a.ndim != 1 and a.shape[1:] != (1,) for a in columns):
                 return None
-            return self._whole(np.column_stack(columns)), found.id
+            return self._whole(np.ascontiguousarray(np.column_stack(columns))), found.id
         except _MISFITS:
             return None
+
+    def _split(self, given: _Split) -> Coerced:
+        columns = given.columns
+        if self._pick is None:
+            raise ValueError
+        matrix = np.array(given.data, dtype=np.float64)
+        if columns is None or columns == self._names or (order := self._order(tuple(columns))) is None:
+            return self._whole(matrix)
+        if matrix.ndim != 2 or matrix.shape[1] != len(columns):
+            raise ValueError
+        return self._whole(np.ascontiguousarray(matrix[:, order]))
 
     def _rows(self, given: Any) -> Coerced:
         if self._pick is None:
             if type(given) is not list or type(given[0]) is not list:
                 raise ValueError
             return self._whole(np.array(given, dtype=np.float64))
-        if type(given) is _Split:
-            matrix = np.array(given.data, dtype=np.float64)
-            if given.columns is None or (order := self._order(tuple(given.columns))) is None:
-                return self._whole(matrix)
-            if matrix.ndim != 2 or matrix.shape[1] != len(given.columns):
-                raise ValueError
-            return self._whole(matrix[:, order])
         if type(given) is dict:
-            return self._whole(np.array(self._pick(given), dtype=np.float64).T)
+            return self._whole(np.ascontiguousarray(np.array(self._pick(given), dtype=np.float64).T))
         if type(given[0]) is dict:
             given = [self._pick(row) for row in given]
         return self._whole(np.array(given, dtype=np.float64))
 
     def _whole(self, matrix: np.ndarray) -> Coerced:
+        """The rows of a C-contiguous *matrix*. Raises ValueError."""
         if self._tensor is not None:
             return _one_tensor(matrix, self._tensor)
         if matrix.ndim != 2 or matrix.shape[1] != self._width:
             raise ValueError
-        return self._plan.whole(np.ascontiguousarray(matrix))
+        return self._plan.whole(matrix)
 
     def _order(self, columns: tuple[str, ...]) -> Any:
         """Where in a row the plan's columns lie; None where they lie as in the plan. Raises KeyError."""

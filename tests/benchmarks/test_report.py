@@ -35,6 +35,7 @@ def run():
         "seconds": 60,
         "machine": {"processor": "one", "processors": 2, "python": "3.11", "load_before": 0.1},
         "load": "wrk 4",
+        "stalls": {"share_percent": 1.5, "wait_p99_ms": 0.7},
         "versions": {"shipway": "0.1", "kserve": "kserve==1 numpy==2"},
         "left_out": [{"server": "litserve", "reason": "no network"}],
         "runtimes": {"logistic_regression": {"runtime": "onnx"}},
@@ -70,6 +71,7 @@ def test_the_page_says_ratios_rates_costs_and_what_was_left_out():
     assert "| logistic_regression | onnx | 1 | 100.0 (83.3 to 120.0) x mlflow | 10.0 (8.3 to 12.0) x kserve |" in page
     assert "| logistic_regression | shipway | 11,000 (10,000 to 12,000) | 1.00 | 3.00 | 44,000 |" in page
     assert "0.20, 0.70" in page
+    assert "one of a hundred would have waited 0.70 ms or more" in page
     assert "| shipway-gateway | 0.450 | +0.250 | 1.00 |" in page
     assert "the difference is 22.0 % of the 23 µs" in page
     assert "The prediction log costs 8.3 % of throughput" in page

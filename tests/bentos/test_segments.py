@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 from bentos import segment_writer
 from bentos import segments as log
 from bentos.segment_writer import SegmentWriter
-from bentos.segments import Record, abandoned, pack, read_segment, scan_segment, segments
+from bentos.segments import Record, abandoned, block, read_segment, scan_segment, segments
+
+BEFORE = (  # a segment of the format of before: two records and a count of seven lost ones
+    "534850534547303165000000fee2fdf30001c800010001002a36fe9c9717d204000000000000000000000000000004000b00"
+    "010010001000020000000300000069642d3163616e6469646174652f34346170706c69636174696f6e2f6a736f6e6170706c"
+    "69636174696f6e2f6a736f6e01025b315d64000000454f4e6b0002c800010002002a36fe9c9717d204000000000000000000"
+    "000000000004000b00010010001000020000000200000069642d3263616e6469646174652f34346170706c69636174696f6e"
+    "2f6a736f6e6170706c69636174696f6e2f6a736f6e7b7d5b5d09000000fc1183a5ff0700000000000000"
+)
 
 
 def record(number: int = 0, request: bytes = b"{}", response: bytes = b"[]") -> Record:
@@ -53,7 +61,7 @@ def test_any_texts_and_bodies_survive(tmp_path_factory, texts, request, response
     request_id, assigned, version, content_type = (text.encode("utf-8", "replace").decode() for text in texts)
     one = Record(request_id, 1, assigned, True, 2, version, 599, 3, kind, content_type, header, "a/b", 9, request, response)  # fmt: skip
     path = tmp_path_factory.mktemp("segment") / "1-1-1.seg"
-    path.write_bytes(log.MAGIC + pack(one, 1 << 20))
+    path.write_bytes(log.MAGIC + block([one], 1 << 20))
     assert read_segment(path)[0] == [one]
 
 
@@ -83,8 +91,8 @@ def test_an_idle_server_shows_its_records_within_a_second(tmp_path: Path) -> Non
 
 
 def test_every_torn_tail_is_ignored(tmp_path: Path) -> None:
-    whole = log.MAGIC + pack(record(1), 1 << 20)
-    tail = pack(record(2, b"longer body"), 1 << 20)
+    whole = log.MAGIC + block([record(1)], 1 << 20)
+    tail = block([record(2, b"longer body")], 1 << 20)
     path = tmp_path / "1-1-1.open"
     for cut in range(len(tail)):
         path.write_bytes(whole + tail[:cut])
@@ -241,3 +249,43 @@ def _microseconds(writer: SegmentWriter, one: Record) -> float:
     for _ in range(2000):
         writer.append(one)
     return (time.perf_counter() - started) / 2000 * 1e6
+
+
+def test_segments_of_servers_from_before_are_still_read(tmp_path: Path) -> None:
+    path = tmp_path / "1-1-1.seg"
+    path.write_bytes(bytes.fromhex(BEFORE))
+    scan = scan_segment(path)
+    assert scan.records == [record(1, b"\x01\x02", b"[1]"), record(2)._replace(request_truncated=True)]
+    assert scan.dropped == 7
+    assert scan_segment(path, scan.offset) == log.Scan([], 0, len(BEFORE) // 2)
+    path.write_bytes(bytes.fromhex(BEFORE)[:-1])
+    assert len(scan_segment(path).records) == 2
+    assert scan_segment(path).dropped == 0
+
+
+def test_what_is_no_segment_has_no_records(tmp_path: Path) -> None:
+    path = tmp_path / "1-1-1.seg"
+    for data in (b"", b"SHP", b"something else entirely, of some length"):
+        path.write_bytes(data)
+        assert scan_segment(path) == log.Scan([], 0, 0)
+
+
+def test_a_deferred_record_is_made_once_and_within_a_flush(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def record_of(number: int) -> Record:
+        made.append(number)
+        return record(number)
+
+    writer = SegmentWriter(tmp_path, flush_seconds=0.05)
+    for number in range(3):
+        writer.defer(record_of, number, 10)
+    deadline = time.monotonic() + 5
+    while writer.written < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert everything(tmp_path) == [record(number) for number in range(3)]
+    for number in range(3, 500):
+        writer.defer(record_of, number, 10)
+    writer.close()
+    assert made == list(range(500))
+    assert everything(tmp_path) == [record(number) for number in range(500)]
