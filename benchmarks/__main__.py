@@ -36,6 +36,9 @@ SERVERS = [*shipway.DIRECT, *shipway.GATEWAYS, *shipway.BARE, *PEERS, *TUNED]
 EVERYWHERE = {"shipway", "shipway-gateway", *PEERS, *TUNED}
 """Servers that every model is measured with; the others only where their difference is the largest."""
 
+WORKERS = ("random_forest", "hist_gradient_boosting_native")
+"""Models that cost so much that a generator beside two workers hardly counts."""
+
 CHEAP = ("logistic_regression", "logistic_regression_onnx")
 OURS = ("shipway", "mlflow", "scikit-learn", "lightgbm", "onnxruntime", "numpy", "uvicorn", "uvloop", "httptools")
 
@@ -127,7 +130,8 @@ class Bench:
         self._out["runtimes"][key] = shipway.runtime_of(ready)
         parts = self._options.parts
         if "serving" in parts:
-            self._serving(model, ready, [name for name in servers if name in EVERYWHERE or key in CHEAP], folder / key)
+            names = [name for name in servers if _measured(name, key)]
+            self._serving(model, ready, names, folder / key)
         if "start" in parts and key in (*CHEAP, "random_forest"):
             self._start(model, ready, folder)
         if "batch" in parts and not model.is_tensor and not key.endswith("_native"):
@@ -185,6 +189,13 @@ class Bench:
 
     def _tell(self, what: str) -> None:
         print(f"{time.monotonic() - self._began:6.0f} s  {what}", file=sys.stderr, flush=True)
+
+
+def _measured(server: str, model: str) -> bool:
+    """Whether *server* is measured with *model*."""
+    if server == "shipway-workers":
+        return model in WORKERS
+    return server in EVERYWHERE or model in CHEAP
 
 
 if __name__ == "__main__":

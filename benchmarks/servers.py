@@ -26,11 +26,12 @@ class Server:
     pids: tuple[int, ...]
     constant: bool = False  # its answer is none of the model's
     rows: tuple[int, ...] = (1, 100)  # sizes of request that it is measured with
+    workers: int = 1
 
     @property
     def pinned(self) -> bool:
-        """Whether it gets one core, and the generator the others; gateways, which are several processes, get all."""
-        return len(self.pids) == 1
+        """Whether it gets one core, and the generator the others; what is several processes gets all."""
+        return len(self.pids) == 1 and self.workers == 1
 
     def wait(self, model: BenchModel, processes: Processes) -> None:
         """Waits until it answers, and compares its answers with the estimator's.

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.models import BenchModel
-from benchmarks.processes import Processes, free_port
+from benchmarks.processes import CORES, Processes, free_port
 from benchmarks.protocols import SCORING
 from benchmarks.servers import Server
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flows.line import Line
     from flows.prepare import Prepared
 
-DIRECT = ("shipway", "shipway-no-log")
+DIRECT = ("shipway", "shipway-no-log", "shipway-workers")
 GATEWAYS = ("shipway-gateway", "shipway-gateway-no-mirror")
 BARE = ("bare", "bare-shipway")
 LEASE_SECONDS = 3600.0
@@ -81,11 +81,14 @@ def launch(name: str, ready: Prepared, processes: Processes, where: list[str], s
 
 
 def direct(name: str, ready: Prepared, processes: Processes, folder: Path) -> Server:
-    """One of DIRECT: the server alone, over TCP."""
+    """One of DIRECT: the server alone, over TCP; ``shipway-workers`` with a worker for each core."""
     port = free_port()
-    segments = folder / f"segments-{name}" if name == "shipway" else None
-    pid = launch(name, ready, processes, ["--host", "127.0.0.1", "--port", str(port)], segments)
-    return Server(name, port, "/invocations", SCORING, (pid,), rows=(1, 100) if name == "shipway" else (1,))
+    segments = None if name == "shipway-no-log" else folder / f"segments-{name}"
+    workers = len(CORES) if name == "shipway-workers" else 1
+    where = ["--host", "127.0.0.1", "--port", str(port), "--workers", str(workers)]
+    pid = launch(name, ready, processes, where, segments)
+    rows = (1,) if name == "shipway-no-log" else (1, 100)
+    return Server(name, port, "/invocations", SCORING, (pid,), rows=rows, workers=workers)
 
 
 def bare(name: str, processes: Processes) -> Server:

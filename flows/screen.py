@@ -108,10 +108,10 @@ def _arm(arm: dict[str, Any]) -> str:
 
 
 def _deployments(found: dict[str, Any]) -> Table:
-    table = _table("deployment", "state", "restarts", "address", "why")
+    table = _table("deployment", "state", "runtime", "restarts", "address", "why")
     for each in found["deployments"]:
         state = _colored(each["state"])
-        table.add_row(each["name"], state, str(each["restarts"]), each["address"], each["reason"])
+        table.add_row(each["name"], state, each["runtime"], str(each["restarts"]), each["address"], each["reason"])
     return table
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from bentos.errors import PermanentError, ShipwayError
@@ -100,8 +102,24 @@ def _plans(settings: StackSettings, _: Servers) -> dict[str, Any]:
 def _deployments(settings: StackSettings, _: Servers) -> list[dict[str, Any]]:
     from flows.line import every_target
 
-    found = every_target(settings).list()
-    return [{**asdict(each), "state": each.state.value, "address": str(each.address)} for each in found]
+    return [
+        {
+            **asdict(each),
+            "state": each.state.value,
+            "address": str(each.address),
+            "runtime": _runtime(settings.bentos, each.bento_digest),
+        }
+        for each in every_target(settings).list()
+    ]
+
+
+def _runtime(bentos: Path, digest: str) -> str:
+    """What answers in the model's place, or ``native``, as its sealed bento says; "" where the bento is gone."""
+    seal = bentos / digest.removeprefix("sha256:")[:16] / "src" / "shipway.json"
+    try:
+        return str(json.loads(seal.read_text())["runtime"])
+    except (OSError, ValueError, KeyError):
+        return ""
 
 
 def _only(found: dict[str, Any], model: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import pytest
 from bentos.child import run_predict
 from bentos.environment import Environments
 from tests.e2e.stack import Run, Stack
+from tests.e2e.toy import model_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 HERE = Path(__file__).parent
@@ -231,6 +232,8 @@ def test_an_older_scikit_learn_is_loaded_in_an_environment_of_its_own(
 ) -> None:
     _, bento = runtime(stack, "old-sklearn")
     assert json.loads((bento / "src" / "shipway.json").read_text())["runtime"] == "onnx"
+    assert [one["runtime"] for one in model_of(stack, "old-sklearn")["deployments"]] == ["onnx"]
+    assert " onnx " in stack.run("status", "old-sklearn", COLUMNS="200")
     assert "scikit-learn" not in (bento / "src" / "requirements.lock").read_text()
     assert Environments(stack.settings.envs).own_satisfies(["scikit-learn==1.6.1"])
     code = "import sklearn, skl2onnx; print(sklearn.__version__)"
