@@ -16,7 +16,7 @@ from bentos.segments import MAGIC, Record, block, close_leftovers
 from bentos.server.cells import Cells
 
 HELD, HELD_BYTES = 64, 128 << 10
-"""Records, and bytes of bodies, that are packed at once: 1.5 us a record less than one at a time between other work."""
+"""Records, and bytes of bodies, of one block."""
 
 SOON = 256 << 10
 """Bytes that wait before they are written at once. A write of 2 MB holds up a server of one core for 2 ms; one of much less
@@ -90,8 +90,8 @@ class SegmentWriter:
     def defer(self, record_of: Callable[[T], Record], seen: T, size: int) -> None:
         """As ``append`` of ``record_of(seen)``, made within *flush_seconds* in this thread or the writer's.
 
-        Then many are made and packed in a row, which costs a request half of what it does between other work. *size* is
-        that of its bodies, in bytes.
+        A block of them is made and packed in a row, which costs less than each between other work. *size* is that of its
+        bodies, in bytes.
         """
         self._held.append((record_of, seen))
         self._held_bytes += size
