@@ -28,7 +28,8 @@ LARGEST_HEAD = 64 << 10  # bytes of URL and headers; longer ones get 431
 LARGEST_READ = 512 << 10  # bytes that may come before a head in one read; uvloop reads 256 KiB at once
 IDLE_SECONDS = 75.0  # a connection without a request is closed after this long
 BODY_SECONDS = 30.0  # a request must be whole, and an answer taken, after this long
-AT_ONCE = 8  # requests of one connection that are answered before others have their turn
+AT_ONCE = 8  # requests of one connection that are answered before others have their turn …
+TURN_SECONDS = 0.0002  # … or as many as are answered within this, if that is fewer
 GOODBYE_SECONDS = 2.0  # what a refused client still sends is read for this long, so that it sees its answer
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 _PATHS: dict[bytes, str] = {}  # URL → path, of the URLs seen last
@@ -66,7 +67,8 @@ class Http1(asyncio.Protocol):
         self._closing = False  # nothing more is read
         self._paused = False
         self._turning = False
-        self._spent = 0  # answers that this connection got in this turn of the loop
+        self._spent = 0  # answers that this connection got in this turn of the loop …
+        self._until = 0.0  # … which ends then; on the clock of time.perf_counter
         self._asked = False  # another turn is asked for
         self._waiting: deque[tuple[str, str, dict[bytes, bytes], bytes, bool]] = deque()
 
@@ -226,7 +228,9 @@ class Http1(asyncio.Protocol):
         self._turning = True
         try:
             while self._waiting and not self._answering and not self._blocked and self._transport is not None:
-                if self._spent >= AT_ONCE:
+                if not self._spent:
+                    self._until = time.perf_counter() + TURN_SECONDS
+                elif self._spent >= AT_ONCE or time.perf_counter() > self._until:
                     self._ask_for_a_turn()
                     return
                 self._answering = True

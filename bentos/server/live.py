@@ -11,11 +11,13 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import orjson
 
 from bentos.coerced import Coerced
 from bentos.loaders.interface import PredictError, Prediction
 from bentos.runner import ModelRunner
 from bentos.signature import InputError, read_mlmodel
+from bentos.wire import openapi
 from bentos.wire.doubles import Doubles
 
 CHEAP_SECONDS = 5e-6  # joining requests and cutting their answers apart costs each of them about as much
@@ -49,6 +51,16 @@ class Live:
             (b"x-shipway-model", quote(self.model, safe=" !#$&'()*+,/:;=?@[]").encode()),
             (b"x-shipway-version", quote(self.version, safe=" ").encode()),
         )
+
+    @cached_property
+    def openapi(self) -> bytes:
+        """The OpenAPI document of its server."""
+        return orjson.dumps(openapi.describe(self.runner.signature, self.model, self.version))
+
+    @cached_property
+    def documentation(self) -> bytes:
+        """The page that shows it."""
+        return openapi.page(openapi.describe(self.runner.signature, self.model, self.version)).encode()
 
     @cached_property
     def doubles(self) -> Doubles | None:

@@ -9,7 +9,7 @@ import orjson
 from bentos.server.answer import ERROR_FORMS
 from bentos.server.live import Live
 from bentos.server.metrics import CONTENT_TYPE
-from bentos.wire import openapi, v2
+from bentos.wire import v2
 from bentos.wire.interface import Body
 
 if TYPE_CHECKING:
@@ -39,10 +39,9 @@ def page(plane: DataPlane, path: str) -> tuple[int, Body]:
     if path == "/metrics":
         return 200, Body(plane.metrics.render(), CONTENT_TYPE)
     if path == "/openapi.json":
-        return 200, Body(orjson.dumps(openapi.describe(live.runner.signature, live.model, live.version)))
+        return 200, Body(live.openapi)
     if path == "/docs":
-        page = openapi.page(openapi.describe(live.runner.signature, live.model, live.version))
-        return 200, Body(page.encode(), "text/html; charset=utf-8")
+        return 200, Body(live.documentation, "text/html; charset=utf-8")
     return error_page(path, 404, f"{path}: no such page; /docs lists what there is")
 
 

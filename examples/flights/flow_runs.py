@@ -34,9 +34,10 @@ class Ended:
 
 
 class FlowRuns:
-    """Flow runs of the Prefect server at *api*."""
+    """Flow runs of the Prefect server at *api*, which may be away or too busy to answer for *patience* seconds."""
 
-    def __init__(self, api: str) -> None:
+    def __init__(self, api: str, *, patience: float = AWAY_SECONDS) -> None:
+        self._patience = patience
         self._client = httpx.Client(base_url=api.rstrip("/"), timeout=10.0, trust_env=False)
 
     def __enter__(self) -> Self:
@@ -81,8 +82,8 @@ class FlowRuns:
             raise FlowRunError(f"{what}: flow run {run_id} ended {ended.state}: {ended.message}")
 
     def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
-        """One call; tried again while Prefect is away or too busy, for AWAY_SECONDS at most."""
-        deadline = time.monotonic() + AWAY_SECONDS
+        """One call; tried again while Prefect is away or too busy, for so long as it was told to be patient."""
+        deadline = time.monotonic() + self._patience
         while True:
             try:
                 answer = self._client.request(method, path, json=body)
@@ -92,7 +93,9 @@ class FlowRuns:
             if not busy:
                 break
             if time.monotonic() > deadline:
-                raise PrefectAwayError(f"Prefect at {self._client.base_url}: {busy} for {AWAY_SECONDS:g} s. Is it up?")
+                raise PrefectAwayError(
+                    f"Prefect at {self._client.base_url}: {busy} for {self._patience:g} s. Is it up?"
+                )
             time.sleep(POLL_SECONDS)
         if answer.status_code >= 400:
             raise FlowRunError(f"{method} {path}: Prefect answered {answer.status_code}: {answer.text[:500]}")

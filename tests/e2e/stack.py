@@ -117,7 +117,7 @@ class Stack:
     def flow(self, deployment: str, **parameters: Any) -> Run:
         """Runs ``<flow>/local`` to its end, whatever that is."""
         began = time.monotonic()
-        with FlowRuns(self.settings.prefect_api_url) as runs:
+        with FlowRuns(self.settings.prefect_api_url, patience=FLOW_SECONDS) as runs:
             run_id = runs.start(f"{deployment}/local", parameters)
             while (ended := runs.ended(run_id)) is None:
                 assert time.monotonic() - began < FLOW_SECONDS, (

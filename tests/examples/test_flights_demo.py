@@ -228,9 +228,11 @@ def test_a_run_that_fails_or_does_not_end_is_an_error_with_prefects_words(prefec
 
 
 def test_a_prefect_that_stays_away_is_said(monkeypatch):
-    monkeypatch.setattr(flow_runs_module, "AWAY_SECONDS", 0.05)
     monkeypatch.setattr(flow_runs_module, "POLL_SECONDS", 0.01)
-    with FlowRuns("http://127.0.0.1:9/api") as runs, pytest.raises(PrefectAwayError, match=r"for 0\.05 s"):
+    with (
+        FlowRuns("http://127.0.0.1:9/api", patience=0.05) as runs,
+        pytest.raises(PrefectAwayError, match=r"for 0\.05 s"),
+    ):
         runs.start("promote-model/local", {})
 
 

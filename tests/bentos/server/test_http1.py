@@ -70,7 +70,7 @@ def test_a_client_that_sends_many_requests_at_once_lets_others_between(
             time.sleep(0.001)
         assert one.send(b"GET /ping HTTP/1.1\r\nhost: x\r\n\r\n").answer()[0] == 200
         assert [many.answer()[2] for _ in range(100)] == [b"ok\n"] * 100
-    assert seen.index("/ping") < 60
+    assert seen.index("/ping") < 20  # not eight at a time: each of these takes long
     assert seen.count("/livez") == 100
 
 
