@@ -22,7 +22,11 @@ class Ratio:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.median:.1f} ({self.low:.1f} to {self.high:.1f})"
+        return f"{_short(self.median)} ({_short(self.low)} to {_short(self.high)})"
+
+
+def _short(ratio: float) -> str:
+    return f"{ratio:.1f}" if ratio >= 1 else f"{ratio:.2f}"
 
 
 def found(results: Results, model: str, server: str, rows: int) -> Mapping[str, Any] | None:
