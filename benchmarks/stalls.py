@@ -1,7 +1,7 @@
 """How long this machine itself keeps a process from its core: what no server on it can be faster than.
 
-A process that does nothing but look at the clock, on the server's core, sees the gaps in which it did not run. Whoever
-comes within a gap waits for its end, so that the share of time from which on more than *t* of a gap is left is the share of
+A process that does nothing but look at the clock, on the server's core and with every other core as busy, sees the gaps in
+which it did not run. Whoever comes within a gap waits for its end, so that the share of time from which on more than *t* of a gap is left is the share of
 requests that wait longer than *t* for the machine alone.
 """
 
@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from benchmarks.processes import SERVERS_CORE
+from benchmarks.processes import CORES, SERVERS_CORE
 
 SECONDS = 4.0
 LEAST = 20e-6  # seconds; shorter gaps are interrupts, and nobody's latency
@@ -22,11 +22,12 @@ LEAST = 20e-6  # seconds; shorter gaps are interrupts, and nobody's latency
 
 def stalls() -> dict[str, float]:
     """``share_percent`` of the time in gaps, ``wait_p99_ms`` that one of a hundred waits for the machine alone."""
-    command = [sys.executable, "-m", "benchmarks.stalls"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, preexec_fn=lambda: os.sched_setaffinity(0, SERVERS_CORE)
-    )
-    found: dict[str, float] = json.loads(done.stdout)
+    looking = [
+        subprocess.Popen([sys.executable, "-m", "benchmarks.stalls", str(core)], stdout=subprocess.PIPE, text=True)
+        for core in CORES
+    ]
+    told = [process.communicate()[0] for process in looking]
+    found: dict[str, float] = json.loads(told[CORES.index(*SERVERS_CORE)])
     return found
 
 
@@ -60,7 +61,8 @@ def waited(found: Sequence[float], seconds: float, percent: float) -> float:
 
 
 def main() -> None:
-    """Measures in this process; JSON."""
+    """Measures in this process, on the core that the command line names; JSON."""
+    os.sched_setaffinity(0, {int(sys.argv[1])})
     found = gaps(SECONDS)
     print(json.dumps({"share_percent": 100 * sum(found) / SECONDS, "wait_p99_ms": 1e3 * waited(found, SECONDS, 1)}))
 
