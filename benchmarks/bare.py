@@ -25,14 +25,14 @@ async def application(scope: Any, receive: Any, send: Any) -> None:
 
 
 class Constant:
-    """What bentos/server/http1.py asks of a data plane, answering a constant."""
+    """What bentos/serving/server/http1.py asks of a data plane, answering a constant."""
 
     largest_body = 1 << 26
     draining = False
 
     def __init__(self) -> None:
-        from bentos.server.answer import Answer
-        from bentos.wire.interface import Body
+        from bentos.serving.server.answer import Answer
+        from bentos.serving.wire.interface import Body
 
         self._answer = Answer(200, Body(BODY, "application/json"))
 
@@ -50,7 +50,7 @@ def main() -> None:
 
     protocol: Any = "httptools"
     if sys.argv[1] == "http1":
-        from bentos.server.http1 import protocol as own
+        from bentos.serving.server.http1 import protocol as own
 
         protocol = own(Constant())  # type: ignore[arg-type]
     uvicorn.run(

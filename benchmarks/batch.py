@@ -106,9 +106,9 @@ def measured(way: str, model: BenchModel, bento: Path, source: Path) -> dict[str
 
 def _loop(way: str, model: BenchModel, bento: Path, source: Path) -> Callable[[], Any]:
     if way == "shipway-loop":
-        from bentos.batch.rows import score_chunk
-        from bentos.batch.source import ParquetSource
-        from bentos.runner import ModelRunner
+        from bentos.serving.batch.rows import score_chunk
+        from bentos.serving.batch.source import ParquetSource
+        from bentos.serving.model.runner import ModelRunner
 
         runner = ModelRunner.load(bento, bulk=True)
 
@@ -133,7 +133,7 @@ def _loop(way: str, model: BenchModel, bento: Path, source: Path) -> Callable[[]
 
 
 def _whole_file(way: str, bento: Path, source: Path) -> Callable[[], Any]:
-    from bentos.batch.score import score_file
+    from bentos.serving.batch.score import score_file
 
     def call() -> None:
         with tempfile.TemporaryDirectory() as name:

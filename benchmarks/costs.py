@@ -38,10 +38,10 @@ def main(bento: Path, body: bytes) -> dict[str, float]:
     import numpy as np
     import orjson
 
-    from bentos.server.answer import Request, read
-    from bentos.server.live import Live
+    from bentos.serving.server.answer import Request, read
+    from bentos.serving.server.served_model import ServedModel
 
-    live = Live.load(bento, "", "")
+    live = ServedModel.load(bento, "", "")
     request = Request("invocations", "application/json", "", "", body)
 
     def unchecked() -> object:

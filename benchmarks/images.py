@@ -17,9 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bentos.artifact_tree import tree_digest
-from bentos.model_version import ModelVersion
-from bentos.policy import BuildPolicy, ImagePolicy
+from bentos.build.lock import lock_for
+from bentos.policy.release import BuildPolicy, ImagePolicy
+from bentos.serving.fetch.artifact_tree import tree_digest
+from bentos.versions.model_version import ModelVersion
 from infra.targets.interface import DeploymentSpec
 
 COLUMNS, STARTS = 20, 5
@@ -28,7 +29,7 @@ RESULT = Path(".shipway/bench/images.json")
 
 def main() -> None:
     """Measures, prints, writes."""
-    from flows.line import default_targets
+    from flows.release.line import default_targets
     from infra.images.engine import connected
     from infra.settings import load_settings
 
@@ -56,8 +57,8 @@ def measure(
     kind: str, save: Callable[[Path, int], None], settings: Any, images: Any, target: Any, base: int
 ) -> dict[str, Any]:
     """First version, next version and the same again; then starts of the image until ready, the middle one of STARTS."""
-    from bentos.build import build
-    from bentos.environment import Environments
+    from bentos.build.bento import build
+    from bentos.serving.environments.environment import Environments
 
     environments, took, specs = Environments(settings.envs), [], []
     for version in ("1", "2", "2"):
@@ -67,7 +68,7 @@ def measure(
         lines = (tree / "requirements.txt").read_text().splitlines()
         minor = f"{sys.version_info.major}.{sys.version_info.minor}"
         found = ModelVersion(f"bench-{kind}", version, None, str(tree), kind, tree_digest(tree), tuple(lines), minor)
-        lock = environments.lock_for(found, BuildPolicy(), hashed=True)
+        lock = lock_for(environments, found, BuildPolicy(), hashed=True)
         bento = build(found, tree, BuildPolicy(), lock, settings.bentos)
         began = time.perf_counter()
         image = images.ensure(bento, found, ImagePolicy())

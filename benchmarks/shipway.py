@@ -16,9 +16,9 @@ from benchmarks.protocols import SCORING
 from benchmarks.servers import Server
 
 if TYPE_CHECKING:
-    from bentos.model_version import ModelVersion
-    from flows.line import Line
-    from flows.prepare import Prepared
+    from bentos.versions.model_version import ModelVersion
+    from flows.release.line import Line
+    from flows.release.prepare import Prepared
 
 DIRECT = ("shipway", "shipway-no-log", "shipway-workers")
 GATEWAYS = ("shipway-gateway", "shipway-gateway-no-mirror")
@@ -33,10 +33,10 @@ class _Folder:
     model: BenchModel
 
     def resolve(self, name: str, *, version: str) -> ModelVersion:
-        from bentos.artifact_tree import tree_digest
-        from bentos.loaders import choose_flavor
-        from bentos.model_version import ModelVersion
-        from bentos.signature import read_mlmodel
+        from bentos.serving.fetch.artifact_tree import tree_digest
+        from bentos.serving.inputs.signature import read_mlmodel
+        from bentos.serving.model.loaders import choose_flavor
+        from bentos.versions.model_version import ModelVersion
 
         tree = self.model.mlflow
         lines = tuple((tree / "requirements.txt").read_text().splitlines())
@@ -53,9 +53,9 @@ def prepared(model: BenchModel, envs: Path, bentos: Path, *, runtime: str = "") 
 
     *runtime* overrides the policy's build.runtime.
     """
-    from bentos.environment import Environments
-    from bentos.policy import ReleasePolicy
-    from flows.prepare import prepare
+    from bentos.policy.release import ReleasePolicy
+    from bentos.serving.environments.environment import Environments
+    from flows.release.prepare import prepare
 
     settings = SimpleNamespace(bentos=bentos, root=bentos, envs=envs)
     line = SimpleNamespace(
@@ -75,7 +75,7 @@ def runtime_of(ready: Prepared) -> dict[str, Any]:
 
 def launch(name: str, ready: Prepared, processes: Processes, where: list[str], segments: Path | None) -> int:
     """Starts the model server as the process target does; its pid."""
-    command = [str(ready.environment.python), "-m", "bentos.launcher", "--bento", str(ready.bento.path), *where]
+    command = [str(ready.environment.python), "-m", "bentos.serving.launcher", "--bento", str(ready.bento.path), *where]
     command += ["--deployment", name, *(["--segments", str(segments)] if segments else [])]
     return processes.start(name, command, {"PYTHONPATH": str(ready.code)})
 

@@ -17,7 +17,7 @@ from benchmarks.protocols import SCORING
 from benchmarks.shipway import launch, runtime_of
 
 if TYPE_CHECKING:
-    from flows.prepare import Prepared
+    from flows.release.prepare import Prepared
 
 REQUESTS = 100  # before the memory is looked at
 

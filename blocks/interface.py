@@ -13,7 +13,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import BaseModel, ValidationError
 
-from bentos.errors import PermanentError
+from bentos.serving.errors import PermanentError
 
 B = TypeVar("B", bound=Block)
 M = TypeVar("M", bound=BaseModel)

@@ -8,7 +8,7 @@ from typing import Any
 from prefect.blocks.core import Block
 from pydantic import Field
 
-from bentos.policy import ReleasePolicy, load_policy, parse_policy
+from bentos.policy.release import ReleasePolicy, load_policy, parse_policy
 
 
 class PolicyBlock(Block):

@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect.blocks.core import Block
 from pydantic import Field
 
-from bentos.registry import Registry
+from bentos.versions.registry import Registry
 
 
 class RegistryBlock(Block):

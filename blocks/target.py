@@ -44,11 +44,11 @@ class TargetBlock(Block):
         Raises BlockError for docker settings that cannot be used.
         """
         if self.kind == "process":
-            from infra.targets.process import ProcessTarget
+            from infra.targets.process.target import ProcessTarget
 
             return ProcessTarget(self.folder, segments=self.segments)
-        from infra.targets.docker import DockerTarget
-        from infra.targets.docker_settings import DockerSettings
+        from infra.targets.docker.settings import DockerSettings
+        from infra.targets.docker.target import DockerTarget
 
         chosen = checked(DockerSettings, self.docker, "docker")
         if chosen.registry_url is None:

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from bentos.policy import ReleasePolicy
+from bentos.policy.release import ReleasePolicy
 from infra.settings import PREFIX, StackSettings
 
 DOCS = Path(__file__).resolve().parent
@@ -70,7 +70,7 @@ def policy_keys(model: type[BaseModel] = ReleasePolicy, prefix: str = "") -> Ite
             continue
         meaning = field.description
         if not meaning:
-            raise SystemExit(f"{dotted}: no description in bentos/policy.py")
+            raise SystemExit(f"{dotted}: no description in bentos/policy/release.py")
         yield Key(dotted, _unit(dotted, field), _plain(field.get_default(call_default_factory=True)), meaning)
 
 

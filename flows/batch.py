@@ -39,11 +39,11 @@ def batch_score(
     """
     from dataclasses import asdict
 
-    from bentos.child import run_batch
-    from flows import prepare
-    from flows.line import open_line, policy_of
-    from flows.prefect_teller import as_task
-    from flows.tell import key
+    from bentos.serving.child import run_batch
+    from flows.release import prepare
+    from flows.release.line import open_line, policy_of
+    from flows.telling.prefect_teller import as_task
+    from flows.telling.tell import key
 
     line = open_line()
     rules, _ = policy_of(line.settings, model, None)

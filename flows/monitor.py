@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from prefect import flow, get_run_logger
 
 if TYPE_CHECKING:
-    from flows.line import Line
-    from monitoring.evidence import Drift
+    from flows.release.line import Line
+    from monitoring.evidence.evidence import Drift
 
 DRIFTED = "shipway.model.drifted"  # the Prefect event
 
@@ -22,7 +22,7 @@ def monitor_model(model: str | None = None, hours: float = 24.0) -> dict[str, st
         model: Name of the registered model; empty: every model that is routed.
         hours: How far back the live window reaches, in hours.
     """
-    from flows.line import open_line
+    from flows.release.line import open_line
 
     line = open_line()
     log = get_run_logger()
@@ -35,8 +35,8 @@ def monitor_model(model: str | None = None, hours: float = 24.0) -> dict[str, st
 
 def look(line: Line, model: str, hours: float) -> str:
     """One model's drift; returns what was found in one line."""
-    from flows.line import policy_of
-    from flows.prefect_teller import as_task
+    from flows.release.line import policy_of
+    from flows.telling.prefect_teller import as_task
 
     version = line.registry.aliases(model).get("champion")
     rules, _ = policy_of(line.settings, model, None)
@@ -67,13 +67,13 @@ def live_drift(line: Line, model: str, version: str, hours: float) -> Drift:
 
     import pandas as pd
 
-    from bentos.signature import load_signature
-    from flows.check import reference_of
-    from flows.line import policy_of
-    from flows.prepare import prepare
-    from monitoring.drift import compute_drift
-    from monitoring.evidence import Drift
-    from monitoring.pairs import LogReader
+    from bentos.serving.inputs.signature import load_signature
+    from flows.release.check import reference_of
+    from flows.release.line import policy_of
+    from flows.release.prepare import prepare
+    from monitoring.evidence.drift import compute_drift
+    from monitoring.evidence.evidence import Drift
+    from monitoring.log.pairs import LogReader
 
     rules, _ = policy_of(line.settings, model, None)
     assert rules.metrics.drift is not None
@@ -106,7 +106,7 @@ def live_drift(line: Line, model: str, version: str, hours: float) -> Drift:
 def _tell(model: str, version: str, drift: Drift) -> None:
     from prefect.artifacts import create_table_artifact
 
-    from flows.tell import key
+    from flows.telling.tell import key
 
     rows = [{"column": c.column, "method": c.method, "score": c.score, "threshold": c.threshold} for c in drift.inputs]
     create_table_artifact(

@@ -28,11 +28,11 @@ def promote_model(
         policy: Name of a release policy block; empty: the model's own block, its YAML file, or the documented default.
         target: Name of the target block that runs the version; empty: the one that SHIPWAY_TARGET names (process).
     """
-    from flows.drive import Drive
-    from flows.line import open_line, policy_of
-    from flows.opening import open_release
-    from flows.prefect_teller import as_task, prefect_teller
-    from flows.tell import ended
+    from flows.release.drive import Drive
+    from flows.release.line import open_line, policy_of
+    from flows.release.opening import open_release
+    from flows.telling.prefect_teller import as_task, prefect_teller
+    from flows.telling.tell import ended
 
     line = open_line(target)
     rules, source = policy_of(line.settings, model, policy)

@@ -9,9 +9,9 @@ from uuid import UUID
 from prefect import flow, get_run_logger, runtime
 
 if TYPE_CHECKING:
-    from flows.line import Line
-    from flows.release import Step
-    from monitoring.ledger import Release
+    from flows.release.line import Line
+    from flows.release.machine import Step
+    from monitoring.ledger.ledger import Release
 
 MOST_STEPS = 50  # a model that needs more steps than this is left for the next run
 
@@ -23,8 +23,8 @@ def reconcile(model: str | None = None) -> dict[str, str]:
     Args:
         model: Only this registered model; empty: every model of the registry.
     """
-    from bentos.errors import ShipwayError
-    from flows.line import open_line
+    from bentos.serving.errors import ShipwayError
+    from flows.release.line import open_line
 
     log = get_run_logger()
     line = open_line()
@@ -56,12 +56,12 @@ def models_of(line: Line) -> list[str]:
 
 def settle(line: Line, model: str) -> str:
     """Brings one model to rest; returns what was done, or why nothing was."""
-    from flows.drive import Drive
-    from flows.line import policy_of
-    from flows.opening import open_release, target_of
-    from flows.prefect_teller import prefect_teller
-    from flows.release import Do, next_step
-    from flows.world import evidence_of, observe
+    from flows.release.drive import Drive
+    from flows.release.line import policy_of
+    from flows.release.machine import Do, next_step
+    from flows.release.opening import open_release, target_of
+    from flows.release.world import evidence_of, observe
+    from flows.telling.prefect_teller import prefect_teller
 
     did: list[str] = []
     line = line.on(target_of(line, model))
@@ -100,8 +100,8 @@ def settle(line: Line, model: str) -> str:
 
 def take_over(line: Line, release: Release) -> Release | None:
     """The release as this flow's own, with a decision, where its owner is dead; None where it is alive or waits."""
-    from flows.opening import waiting
-    from flows.owner import alive, this_owner
+    from flows.release.opening import waiting
+    from flows.release.owner import alive, this_owner
 
     flow_run_id = str(runtime.flow_run.id)
     if release.owner.get("flow_run_id") != flow_run_id:
@@ -132,10 +132,10 @@ def take_over(line: Line, release: Release) -> Release | None:
 
 def restore(line: Line, model: str, step: Step, rules: object) -> str:
     """Carries out one step outside of any release: routes, aliases and processes as the registry says."""
-    from bentos.policy import ReleasePolicy
-    from flows import plans, prepare
-    from flows.prefect_teller import as_task
-    from flows.release import Do
+    from bentos.policy.release import ReleasePolicy
+    from flows.release import plans, prepare
+    from flows.release.machine import Do
+    from flows.telling.prefect_teller import as_task
 
     assert isinstance(rules, ReleasePolicy)
 
@@ -168,7 +168,7 @@ def start(line: Line, model: str, version: str) -> str:
     """The run that a webhook would have started, under the same key, so that only one of both starts it."""
     import os
 
-    from flows.runs import PrefectRuns
+    from flows.triggers.prefect_runs import PrefectRuns
 
     runs = PrefectRuns(os.environ["PREFECT_API_URL"], line.ledger.tracking_uri)
     started = runs.start_now(model, version)
@@ -194,7 +194,7 @@ def mark_dead_runs(line: Line) -> None:
     from prefect.exceptions import ObjectNotFound
     from prefect.states import Crashed
 
-    from flows.owner import alive
+    from flows.release.owner import alive
 
     with get_client(sync_client=True) as client:
         for release in line.ledger.all_open():

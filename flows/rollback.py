@@ -19,12 +19,12 @@ def rollback_model(model: str, reason: str = "asked for") -> State[str]:
         model: Name of the registered model.
         reason: Why; kept in the release record.
     """
-    from flows.drive import Drive
-    from flows.line import open_line, policy_of
-    from flows.opening import NothingToDoError, open_release, promoted_under
-    from flows.owner import this_owner
-    from flows.prefect_teller import prefect_teller
-    from flows.tell import ended
+    from flows.release.drive import Drive
+    from flows.release.line import open_line, policy_of
+    from flows.release.opening import NothingToDoError, open_release, promoted_under
+    from flows.release.owner import this_owner
+    from flows.telling.prefect_teller import prefect_teller
+    from flows.telling.tell import ended
 
     line = open_line()
     flow_run_id = str(runtime.flow_run.id)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from bentos.errors import PermanentError, TransientError
+from bentos.serving.errors import PermanentError, TransientError
 
 _API = "/api/2.0/mlflow"
 

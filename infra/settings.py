@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from bentos.errors import PermanentError
+from bentos.serving.errors import PermanentError
 
 PREFIX = "SHIPWAY_"
 SECRETS = (

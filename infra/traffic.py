@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from bentos.errors import PermanentError
-from bentos.policy import Limits, StickyKey
+from bentos.policy.release import Limits, StickyKey
+from bentos.serving.errors import PermanentError
 from infra.targets.interface import Address
 
 ArmName = Literal["baseline", "candidate"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
 
-from bentos.errors import PermanentError, TransientError
+from bentos.serving.errors import PermanentError, TransientError
 
 Stage = Literal["replay", "shadow", "split"]
 

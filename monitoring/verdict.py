@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from bentos.policy import ReleasePolicy
-from monitoring.check import CheckResult
+from bentos.policy.release import ReleasePolicy
+from monitoring.evidence.check import CheckResult
 from monitoring.interface import MetricVerdict, Outcome, PermanentMonitoringError, Stage, Verdict, worst
 from monitoring.metrics import disagreement, drift, error_rate, input_schema, labels, latency
 from monitoring.metrics.interface import Levels, Silent
 
 if TYPE_CHECKING:
-    from monitoring.evidence import Evidence
+    from monitoring.evidence.evidence import Evidence
 
 Judge = Callable[..., MetricVerdict | Silent]
 

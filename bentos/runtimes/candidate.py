@@ -1,12 +1,12 @@
-"""A candidate: a converted model that may answer in the native one's place, if the gate finds it equal."""
+"""A candidate: a converted model that may answer in the native one's place, if it is found equal."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bentos.errors import PermanentError
-from bentos.loaders.converted import ConvertedPredictor, gtil_run, onnx_run
-from bentos.runtimes.profile import Converted
+from bentos.serving.errors import PermanentError
+from bentos.serving.model.loaders.converted import ConvertedPredictor, gtil_run, onnx_run
+from bentos.serving.model.profile import Converted
 
 EXACT = 1e-9  # of models whose numbers are doubles
 SINGLE = 1e-6  # of models whose own numbers are floats

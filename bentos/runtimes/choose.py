@@ -20,23 +20,23 @@ from typing import Any
 
 import numpy as np
 
-from bentos.coerced import Coerced
-from bentos.errors import ShipwayError
-from bentos.loaders import load_predictor
-from bentos.loaders.interface import LoadError, PredictError
-from bentos.requirements import SERVED_BY
-from bentos.runner import ModelRunner, for_bulk
-from bentos.runtimes import curve, gate, refusals, rows, trees
+from bentos.runtimes import equivalence, latency_profile, refusals, rows, trees
 from bentos.runtimes.candidate import Candidate, NotConvertedError
 from bentos.runtimes.converted import Subject, candidates
 from bentos.runtimes.graphs import has_trees
-from bentos.runtimes.profile import FILE
 from bentos.runtimes.rows import Maker, Spread
-from bentos.signature import InputError, read_mlmodel
+from bentos.serving.environments.requirements import SERVED_BY
+from bentos.serving.errors import ShipwayError
+from bentos.serving.inputs.rows import InputRows
+from bentos.serving.inputs.signature import InputError, read_mlmodel
+from bentos.serving.model.interface import LoadError, PredictError
+from bentos.serving.model.loaders import load_predictor
+from bentos.serving.model.profile import FILE
+from bentos.serving.model.runner import ModelRunner, for_bulk
 
 SEED = 20_240_701
 MOST_SEEN = 2_000  # rows of the reference that are used
-NOTHING: Mapping[str, Any] = {"curve": None, "rowwise": False, "rowwise_chances": False}
+NOTHING: Mapping[str, Any] = {"latency": None, "rowwise": False, "rowwise_probabilities": False}
 USUAL = 2_000  # random rows that batches and rowwise are tried on
 SECONDS = 60.0  # that the native model may take for rows at thresholds …
 LEAST_THRESHOLDS = 500  # … but this many are tried
@@ -52,8 +52,8 @@ class Trial:
 
     native: ModelRunner
     subject: Subject
-    groups: tuple[gate.Group, ...]
-    usual: Coerced  # random rows, for batches
+    groups: tuple[equivalence.Group, ...]
+    usual: InputRows  # random rows, for batches
 
     @property
     def compared(self) -> int:
@@ -89,7 +89,7 @@ def choose(model: Path, output: Path, runtime: str, reference: Path | None) -> d
         return _native(array or native, usual, f"native: {error}", [], array=array is not None)
     tried, passed = _try_all(trial)
     base = array or native
-    tried.insert(0, {"runtime": "native", "refused": None, "seconds": curve.measure(base, usual, (1, 100))})
+    tried.insert(0, {"runtime": "native", "refused": None, "seconds": latency_profile.measure(base, usual, (1, 100))})
     best = min(
         (one for one in tried if one["refused"] is None), key=lambda one: (one["seconds"]["1"], one["seconds"]["100"])
     )
@@ -110,7 +110,7 @@ def choose(model: Path, output: Path, runtime: str, reference: Path | None) -> d
         "converted": chosen.converted.to_json(),
         "pins": {name: version(name) for name in SERVED_BY[chosen.runtime]},
         "array": array is not None,
-        "bulk": _bulk(trial, gate.with_predictor(base, for_bulk(base.predictor)), runner),
+        "bulk": _bulk(trial, equivalence.with_predictor(base, for_bulk(base.predictor)), runner),
         **_measured(runner, usual, distinct=False),
     }
 
@@ -121,11 +121,13 @@ def _bulk(trial: Trial, native: ModelRunner, chosen: ModelRunner) -> bool:
     last = getattr(trial.subject.estimator, "steps", [("", trial.subject.estimator)])[-1][1]
     if getattr(last, "n_jobs", None) not in (None, 1):  # threads add up in whatever order they come
         return False
-    if gate.same_bits(chosen, trial.groups) or gate.same_bits(native, trial.groups):
+    if equivalence.same_bits(chosen, trial.groups) or equivalence.same_bits(native, trial.groups):
         return False
-    if any(curve.measure(one, trial.usual, (100,))["100"] * BULK / 100 > BULK_SECONDS for one in (native, chosen)):
+    if any(
+        latency_profile.measure(one, trial.usual, (100,))["100"] * BULK / 100 > BULK_SECONDS for one in (native, chosen)
+    ):
         return False
-    own, other = (curve.measure(one, trial.usual, (BULK,))[str(BULK)] for one in (native, chosen))
+    own, other = (latency_profile.measure(one, trial.usual, (BULK,))[str(BULK)] for one in (native, chosen))
     return own * BULK_GAIN < other
 
 
@@ -135,36 +137,36 @@ def _why_not(native: ModelRunner, maker: Maker | None) -> str:
     return f"native: {native.flavor} with inputs that are not all columns of numbers, or with params, is not converted"
 
 
-def _native(runner: ModelRunner, usual: Coerced, why: str, tried: list[Any], *, array: bool) -> dict[str, Any]:
+def _native(runner: ModelRunner, usual: InputRows, why: str, tried: list[Any], *, array: bool) -> dict[str, Any]:
     found = {"runtime": "native", "reason": why, "candidates": tried, "array": array}
     return {**found, **_measured(runner, usual, distinct=False)}
 
 
-def _measured(runner: ModelRunner, data: Coerced | None, *, distinct: bool) -> dict[str, Any]:
-    """Curve and rowwise on *data*; nothing where the model refuses it. *distinct*: only rows somebody logged can show
+def _measured(runner: ModelRunner, data: InputRows | None, *, distinct: bool) -> dict[str, Any]:
+    """The latency profile and rowwise on *data*; nothing where the model refuses it. *distinct*: only rows somebody logged can show
     that joined rows do not change one another, and at least eight of them."""
     if data is None:
         return dict(NOTHING)
     try:
-        found = curve.measure(runner, data)
+        found = latency_profile.measure(runner, data)
     except (InputError, PredictError):
         return dict(NOTHING)
     if distinct and data.rows < 8:
-        return {**NOTHING, "curve": found}
-    both = curve.rowwise(runner, data, probabilities=True)
+        return {**NOTHING, "latency": found}
+    both = latency_profile.rowwise(runner, data, probabilities=True)
     return {
-        "curve": found,
-        "rowwise": both or curve.rowwise(runner, data, probabilities=False),
-        "rowwise_chances": both,
+        "latency": found,
+        "rowwise": both or latency_profile.rowwise(runner, data, probabilities=False),
+        "rowwise_probabilities": both,
     }
 
 
-def _seen(native: ModelRunner, reference: Path | None) -> Coerced | None:
+def _seen(native: ModelRunner, reference: Path | None) -> InputRows | None:
     """Rows that somebody logged: the reference, else the input example, else one synthetic row; None where none fits."""
     if reference is not None:
         import pyarrow.parquet as pq
 
-        from bentos.arrow import from_arrow
+        from bentos.serving.batch.tables import from_arrow
 
         try:
             found = native.plan.coerce(from_arrow(pq.read_table(reference).slice(0, MOST_SEEN), native.plan))
@@ -179,32 +181,32 @@ def _seen(native: ModelRunner, reference: Path | None) -> Coerced | None:
         return None
 
 
-def _matrix(seen: Coerced | None, maker: Maker) -> np.ndarray | None:
+def _matrix(seen: InputRows | None, maker: Maker) -> np.ndarray | None:
     return None if seen is None or not seen.numeric else np.asarray(seen.matrix(np.float64)).reshape(-1, maker.width)
 
 
-def _usual(native: ModelRunner, maker: Maker, seen: Coerced | None) -> Coerced:
+def _usual(native: ModelRunner, maker: Maker, seen: InputRows | None) -> InputRows:
     """Random rows around those that were seen."""
     spread = Spread.find(maker.width, _matrix(seen, maker), np.empty((0, 2)), _estimator(native))
     return maker.rows(rows.at_random(spread, np.random.default_rng(SEED), USUAL))
 
 
-def _array_form(native: ModelRunner, usual: Coerced, odd: Sequence[gate.Group]) -> ModelRunner | None:
+def _array_form(native: ModelRunner, usual: InputRows, odd: Sequence[equivalence.Group]) -> ModelRunner | None:
     """The native model over arrays, where that answers the same bits without a warning; else None."""
     on_array = getattr(native.predictor, "on_array", None)
     if on_array is None:
         return None
     try:
-        other = gate.with_predictor(native, on_array())
+        other = equivalence.with_predictor(native, on_array())
     except LoadError:
         return None
-    tried = [gate.group("usual rows", native, usual)]
-    tried += [gate.group("one row", native, usual.slice(row, row + 1)) for row in range(16)]
-    why = gate.same_bits(other, [*tried, *odd])
+    tried = [equivalence.group("usual rows", native, usual)]
+    tried += [equivalence.group("one row", native, usual.slice(row, row + 1)) for row in range(16)]
+    why = equivalence.same_bits(other, [*tried, *odd])
     return other if not why else None
 
 
-def _row(usual: Coerced, maker: Maker) -> np.ndarray:
+def _row(usual: InputRows, maker: Maker) -> np.ndarray:
     return np.asarray(usual.slice(0, 1).matrix(np.float64)).reshape(maker.width)
 
 
@@ -214,7 +216,7 @@ def _estimator(native: ModelRunner) -> Any:
 
 
 def _trial(
-    native: ModelRunner, maker: Maker, seen: Coerced | None, row: np.ndarray, odd: Sequence[gate.Group]
+    native: ModelRunner, maker: Maker, seen: InputRows | None, row: np.ndarray, odd: Sequence[equivalence.Group]
 ) -> Trial:
     """The rows that a conversion is compared on. Raises NotConvertedError for a model that none can stand for."""
     estimator = _estimator(native)
@@ -231,7 +233,7 @@ def _trial(
     drawn = rows.at_random(spread, rng)
     usual = maker.rows(drawn)
     began = time.perf_counter()
-    groups = [gate.group("random rows", native, usual)]
+    groups = [equivalence.group("random rows", native, usual)]
     a_row = (time.perf_counter() - began) / usual.rows
     sample = groups[0].native
     if isinstance(sample, str):
@@ -240,15 +242,15 @@ def _trial(
     refused = refusals.find(native, maker, row, odd, single=single)
     groups += [*odd, *refusals.at_limits(native, maker, row, refused.limits)]
     if matrix is not None and seen is not None:
-        groups.append(gate.group("reference rows", native, seen))
+        groups.append(equivalence.group("reference rows", native, seen))
     if ensemble is not None and len(thresholds):
         most = min(rows.most_splits(maker.width), max(LEAST_THRESHOLDS, int(SECONDS / (6 * a_row))))
         chosen = rows.at_splits(ensemble.splits(rng, most), spread, rng)
-        groups.append(gate.group("rows at thresholds", native, maker.rows(chosen)))
+        groups.append(equivalence.group("rows at thresholds", native, maker.rows(chosen)))
     inside = ensemble is None and has_trees(estimator)
-    beside = gate.boundaries(native, maker, rng.permutation(drawn), exact=inside)
+    beside = equivalence.boundaries(native, maker, rng.permutation(drawn), exact=inside)
     if len(beside):
-        groups.append(gate.group("rows beside boundaries", native, maker.rows(beside)))
+        groups.append(equivalence.group("rows beside boundaries", native, maker.rows(beside)))
     mixed = len(set(maker.kinds)) > 1
     subject = Subject(estimator, maker.width, sample, ensemble, mixed, refused)
     return Trial(native, subject, tuple(groups), usual)
@@ -262,7 +264,7 @@ def _try_all(trial: Trial) -> tuple[list[dict[str, Any]], dict[str, tuple[Candid
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of the converters; those of answers are errors in the gate
                 candidate = make()
-                runner = gate.with_predictor(trial.native, candidate.predictor())
+                runner = equivalence.with_predictor(trial.native, candidate.predictor())
             refused = judge(trial, candidate, runner)
         except NotConvertedError as error:
             refused = str(error)
@@ -272,14 +274,16 @@ def _try_all(trial: Trial) -> tuple[list[dict[str, Any]], dict[str, tuple[Candid
             tried.append({"runtime": runtime, "refused": refused, "seconds": None})
         else:
             passed[runtime] = candidate, runner
-            tried.append({"runtime": runtime, "refused": None, "seconds": curve.measure(runner, trial.usual, (1, 100))})
+            tried.append(
+                {"runtime": runtime, "refused": None, "seconds": latency_profile.measure(runner, trial.usual, (1, 100))}
+            )
     return tried, passed
 
 
 def judge(trial: Trial, candidate: Candidate, runner: ModelRunner) -> str:
     """Why *candidate* may not answer in the native model's place; "" where it may."""
     exact = bool(trial.subject.labels)
-    return gate.refusal(runner, trial.groups, candidate.tolerance, exact=exact) or gate.by_size(
+    return equivalence.refusal(runner, trial.groups, candidate.tolerance, exact=exact) or equivalence.by_size(
         runner, trial.native, trial.usual.slice(0, TRIED), candidate.tolerance, exact=exact
     )
 

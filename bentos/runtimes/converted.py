@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from bentos.loaders.interface import Prediction
 from bentos.runtimes import graphs, trees
 from bentos.runtimes.candidate import EXACT, SINGLE, Candidate, NotConvertedError
-from bentos.runtimes.profile import Converted
 from bentos.runtimes.refusals import Refusals
 from bentos.runtimes.trees import Trees
+from bentos.serving.model.interface import Prediction
+from bentos.serving.model.profile import Converted
 
 ONNX_FILE, GTIL_FILE = "model.onnx", "model.treelite"
 
@@ -80,7 +80,7 @@ def _trees_as_gtil(subject: Subject) -> Candidate:
 
 def _by_skl2onnx(subject: Subject) -> Candidate:
     graph = graphs.convert(subject.estimator, subject.columns)
-    chances = subject.sample.probabilities
+    probabilities = subject.sample.probabilities
     values = np.asarray(subject.sample.values)
     width = values.shape[1] if values.ndim == 2 else 1
     if graph.index is None or not subject.labels:
@@ -92,12 +92,12 @@ def _by_skl2onnx(subject: Subject) -> Candidate:
             ONNX_FILE,
             "float64",
             "index",
-            _float(chances),
+            _float(probabilities),
             index=graph.index,
-            scores=graph.scores if chances is not None else None,
+            scores=graph.scores if probabilities is not None else None,
             labels=subject.labels,
             label_dtype=values.dtype.str,
-            chances="rows" if chances is not None else None,
+            probabilities="rows" if probabilities is not None else None,
             nan=subject.refusals.nan,
             inf=subject.refusals.inf,
             limits=subject.refusals.limits,
@@ -109,10 +109,10 @@ def _converted(
     subject: Subject, file: str, feed: str, width: int, *, scores: str | None = None, widen: str | None = None
 ) -> Converted:
     """How scores of *width* columns become the answers of the sample. Raises NotConvertedError where no rule does."""
-    values, chances = np.asarray(subject.sample.values), subject.sample.probabilities
+    values, probabilities = np.asarray(subject.sample.values), subject.sample.probabilities
     labels = subject.labels
     if labels:
-        rule, dtype = _label_rule(subject, width), _float(chances)
+        rule, dtype = _label_rule(subject, width), _float(probabilities)
     elif values.ndim == 1 and width == 1:
         rule, dtype = "flat", values.dtype.str
     elif values.ndim == 2 and width in (values.shape[1], 1) and values.shape[1] in (width, 2):
@@ -133,7 +133,7 @@ def _converted(
         scores=scores,
         labels=tuple(known or ()),
         label_dtype=values.dtype.str if labels else "",
-        chances=None if chances is None else ("rows" if chances.shape[1] == width else "pair"),
+        probabilities=None if probabilities is None else ("rows" if probabilities.shape[1] == width else "pair"),
         nan=subject.refusals.nan,
         inf=subject.refusals.inf,
         limits=subject.refusals.limits,
@@ -153,5 +153,5 @@ def _by_column(estimator: Any) -> bool:
     return type(estimator).__module__.partition(".")[0] == "xgboost"
 
 
-def _float(chances: np.ndarray | None) -> str:
-    return "<f8" if chances is None else chances.dtype.str
+def _float(probabilities: np.ndarray | None) -> str:
+    return "<f8" if probabilities is None else probabilities.dtype.str

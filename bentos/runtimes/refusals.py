@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bentos.runner import ModelRunner
 from bentos.runtimes.candidate import NotConvertedError
-from bentos.runtimes.gate import Group, group
-from bentos.runtimes.profile import Refused
+from bentos.runtimes.equivalence import Group, group
 from bentos.runtimes.rows import Maker
-from bentos.signature import InputError
+from bentos.serving.inputs.signature import InputError
+from bentos.serving.model.profile import Refused
+from bentos.serving.model.runner import ModelRunner
 
 LARGEST = float(np.finfo(np.float64).max)
 ODD = (np.nan, np.inf, -np.inf, 1e39, -1e39, 1e300, -1e300, LARGEST, -LARGEST, 1e-320)

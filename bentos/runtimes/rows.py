@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bentos.coerced import Coerced
-from bentos.columns import NUMBERS
-from bentos.plan import InputPlan
+from bentos.serving.inputs.columns import NUMBERS
+from bentos.serving.inputs.plan import InputPlan
+from bentos.serving.inputs.rows import InputRows
 
 if TYPE_CHECKING:
     from bentos.runtimes.trees import Split
@@ -52,7 +52,7 @@ class Maker:
         """The number of columns."""
         return len(self.kinds)
 
-    def rows(self, matrix: np.ndarray) -> Coerced:
+    def rows(self, matrix: np.ndarray) -> InputRows:
         """``matrix`` as coerced rows. Raises InputError where a value does not fit its column."""
         if self.plan.tensors:
             return self.plan.coerce({"": _fitted(matrix, self.kinds[0])})

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bentos.errors import PermanentError
+from bentos.serving.errors import PermanentError
 from examples.flights.features import INPUTS, NUMBERS
 
 if TYPE_CHECKING:

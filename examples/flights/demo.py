@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bentos.errors import PermanentError
+from bentos.serving.errors import PermanentError
 from examples.flights.demo_plan import AFTERWARDS, HELD_OUT, PLAN, POLICIES, RATE, Act
 from examples.flights.flow_runs import FlowRunError, FlowRuns
 from examples.flights.report import DemoReport, ReleaseRow, table, write_report
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from examples.flights.train import Trained
     from infra.gateways.interface import Gateway
     from infra.settings import StackSettings
-    from monitoring.ledger import Ledger, Release
+    from monitoring.ledger.ledger import Ledger, Release
 
 RELEASE_SECONDS = 300.0  # a flow run of the demo takes no longer
 SAMPLE = 1000  # live answers of the held-out month that are compared with the batch
@@ -173,9 +173,9 @@ def run_demo(settings: StackSettings, *, keep: bool, console: Console, target: s
     The stack is brought up and, unless *keep*, taken down again whatever happens. Raises DemoError where the folder
     already has a stack or a model of that name, and whatever a flow run or the stack fails with.
     """
-    from flows.down import take_down
-    from flows.parts import choose_servers
-    from flows.up import bring_up
+    from flows.stack.down import take_down
+    from flows.stack.parts import choose_servers
+    from flows.stack.up import bring_up
     from infra.telemetry import telemetry_off
 
     started = time.time()
@@ -213,7 +213,7 @@ def _perform(
 ) -> DemoReport:
     from examples.flights.replay_process import ReplayProcess
     from infra.gateways.envoy import EnvoyGateway
-    from monitoring.ledger import Ledger
+    from monitoring.ledger.ledger import Ledger
 
     folder = settings.root / "demo"
     data, seen = folder / "flights.parquet", folder / "sent.parquet"

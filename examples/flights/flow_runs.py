@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import httpx
 
-from bentos.errors import PermanentError, TransientError
+from bentos.serving.errors import PermanentError, TransientError
 
 POLL_SECONDS = 0.2
 AWAY_SECONDS = 30.0  # how long Prefect may be too busy to answer

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from bentos.errors import TransientError
+from bentos.serving.errors import TransientError
 
 
 class ExchangeError(TransientError):

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bentos.errors import PermanentError
+from bentos.serving.errors import PermanentError
 from examples.flights.replay import Replay, Scene
 from examples.flights.sent import write_sent
 

@@ -149,7 +149,7 @@ def guarded_cluster(plan: TrafficPlan) -> dict[str, Any]:
                 {
                     "retry_on": "5xx,reset,connect-failure,refused-stream,retriable-status-codes,retriable-headers",
                     "retriable_status_codes": [429],  # the candidate's queue is full
-                    # … or it refuses a value that the baseline may take; see bentos/server/answer.py
+                    # … or it refuses a value that the baseline may take; see bentos/serving/server/answer.py
                     "retriable_headers": [{"name": "x-shipway-refused", "present_match": True}],
                     "num_retries": 1,
                     "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.002s"},
@@ -170,7 +170,7 @@ def _http_options(retry_policy: dict[str, Any] | None) -> dict[str, Any]:
     options: dict[str, Any] = {
         "@type": "type.googleapis.com/" + HTTP_OPTIONS,
         "explicit_http_config": {"http_protocol_options": {}},
-        # Below every server's keep-alive (bentos.server.http1: 75 s), so that no request meets a connection just being closed.
+        # Below every server's keep-alive (bentos.serving.server.http1: 75 s), so that no request meets a connection just being closed.
         "common_http_protocol_options": {"idle_timeout": "3s"},
     }
     if retry_policy is not None:

@@ -19,8 +19,8 @@ import base64
 import re
 from typing import Any
 
-from bentos.wire.grpc_status import NOT_FOUND, SERVICE, STATUS_HEADER, status_of
-from bentos.wire.v2_grpc import CONTENT_TYPE, new
+from bentos.serving.wire.v2.grpc import CONTENT_TYPE, new
+from bentos.serving.wire.v2.grpc_status import NOT_FOUND, SERVICE, STATUS_HEADER, status_of
 from infra.gateways.clusters import TYPE
 from infra.gateways.grpc_scripts import FRAME, local_script, model_script
 

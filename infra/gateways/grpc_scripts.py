@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 
-from bentos.wire.grpc_status import MESSAGE_HEADER, STATUS_HEADER
-from bentos.wire.v2_grpc import CONTENT_TYPE
+from bentos.serving.wire.v2.grpc import CONTENT_TYPE
+from bentos.serving.wire.v2.grpc_status import MESSAGE_HEADER, STATUS_HEADER
 
 FRAME = 5  # bytes that gRPC puts before a message
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from bentos.errors import PermanentError, TransientError
+from bentos.serving.errors import PermanentError, TransientError
 from infra.traffic import TrafficPlan
 
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from bentos.environment import AWAY
+from bentos.serving.environments.environment import AWAY
 from infra.images import engine
 from infra.images.context import archive
 from infra.images.interface import ImageError, ImageSettings, PermanentImageError, TransientImageError

@@ -10,22 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bentos.artifact_tree import write_atomically
-from bentos.lock_text import python_of, served
-from bentos.state import writable
+from bentos.serving.environments.lock_text import python_of, served
+from bentos.serving.files import writable, write_atomically
 from infra.images import engine
 from infra.images.build import build, clear, mark, remove
+from infra.images.image_labels import labels_of
 from infra.images.interface import Image, ImageError, ImageSettings, PermanentImageError, RegistryLogin
-from infra.images.labels import labels_of
 from infra.images.records import Record, Records
 from infra.images.template import STAGE_LABEL, Content, Recipe, app_recipe, containerized_recipe, environment_recipe
 
 if TYPE_CHECKING:
     import docker
 
-    from bentos.build import SealedBento
-    from bentos.model_version import ModelVersion
-    from bentos.policy import ImagePolicy
+    from bentos.build.bento import SealedBento
+    from bentos.policy.release import ImagePolicy
+    from bentos.versions.model_version import ModelVersion
 
 PACKAGES = "/var/lib/dpkg/status"
 

@@ -13,10 +13,10 @@ from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from bentos.build import SealedBento
-from bentos.errors import PermanentError, ShipwayError, TransientError
-from bentos.model_version import ModelVersion
-from bentos.policy import ImagePolicy
+from bentos.build.bento import SealedBento
+from bentos.policy.release import ImagePolicy
+from bentos.serving.errors import PermanentError, ShipwayError, TransientError
+from bentos.versions.model_version import ModelVersion
 
 
 class ImageError(ShipwayError):

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from bentos.artifact_tree import write_atomically
-from bentos.state import writable
+from bentos.serving.files import writable, write_atomically
 from infra.images.interface import PermanentImageError
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bentos.model_version import ModelVersion
+from bentos.versions.model_version import ModelVersion
 from infra.images.interface import Image, PermanentImageError
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _component(
 
 
 def _model(name: str, version: str, digest: str, properties: Mapping[str, str] | None = None) -> Component:
-    """The model; its hash is that of its artifact tree (see bentos/artifact_tree.py)."""
+    """The model; its hash is that of its artifact tree (see bentos/serving/fetch/artifact_tree.py)."""
     from cyclonedx.model.component import ComponentType
 
     found = DIGEST.fullmatch(digest)

@@ -91,9 +91,15 @@ class Content:
         """The command before the launcher's own arguments."""
         python = f"{HOME}/{self.kind}/bin/python"
         if self.model and self.kind == "env":
-            return [python, "-m", "bentos.launcher", "--bento", f"{HOME}/bento"]
+            return [python, "-m", "bentos.serving.launcher", "--bento", f"{HOME}/bento"]
         what = ["--bento", f"{HOME}/bento"] if self.model else ["--models", f"{CACHE}/models"]
-        return [python, "-m", "bentos.start", *what, *(["--envs", f"{CACHE}/envs"] if self.kind == "start" else [])]
+        return [
+            python,
+            "-m",
+            "bentos.serving.start",
+            *what,
+            *(["--envs", f"{CACHE}/envs"] if self.kind == "start" else []),
+        ]
 
     @property
     def fetches(self) -> bool:
@@ -191,7 +197,7 @@ def containerized_recipe(parent: str, bento_digest: str, base_id: str, labels: M
         f"USER {USER}",
         f"EXPOSE {PORT}",
         f"HEALTHCHECK {_HEALTH}",
-        f"ENTRYPOINT {json.dumps([python, '-m', 'bentos.launcher', '--bento', bento])}",
+        f"ENTRYPOINT {json.dumps([python, '-m', 'bentos.serving.launcher', '--bento', bento])}",
         f"CMD {json.dumps(_LISTEN)}",
     )
     files = {"health.py": (_HERE / "health.py").read_bytes()}

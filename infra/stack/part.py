@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from bentos.errors import PermanentError, TransientError
+from bentos.serving.errors import PermanentError, TransientError
 
 
 class StackError(PermanentError):
@@ -75,7 +75,7 @@ class PartStatus:
     state: PartState
     url: str = ""
     pid: int | None = None
-    started_ticks: float | None = None  # with the pid it names one process for good
+    identity: str | None = None  # with the pid it names one process for good
     restarts: int = 0
     last_exit: str = ""  # how its last process ended: "exit 1", "signal SIGKILL", "not ready in 120 s"
     next_try: float | None = None  # unix seconds, in BACKOFF

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from infra.processes import runs
 from infra.stack.part import PartState, PartStatus, StackError
-from infra.stack.process import alive
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class StackState:
     """One moment of the stack. ``settings`` are the SHIPWAY_ variables it was started with."""
 
     pid: int
-    started_ticks: float
+    identity: str  # with the pid it names one process for good
     started_at: float  # unix seconds
     parts: tuple[PartStatus, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -28,7 +28,7 @@ class StackState:
     @property
     def running(self) -> bool:
         """Whether the supervisor that wrote this still lives."""
-        return alive(self.pid, self.started_ticks)
+        return runs(self.pid, self.identity)
 
     def part(self, name: str) -> PartStatus | None:
         """The part called *name*."""

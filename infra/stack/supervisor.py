@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from infra.stack import process
+from infra.processes import identity
+from infra.stack import part_process
 from infra.stack.part import ExternalPart, Part, PartState, PartStatus
 from infra.stack.state import StackState, write_state
 
@@ -90,7 +91,7 @@ class Supervisor:
         pid = os.getpid()
         return StackState(
             pid=pid,
-            started_ticks=process.identity(pid) or 0.0,
+            identity=identity(pid) or "",
             started_at=self._started_at,
             parts=(*self._outside, *(child.status for child in self._children)),
             settings=dict(self.settings),
@@ -137,17 +138,17 @@ class Supervisor:
         """Ends every part: SIGTERM to all at once, SIGKILL to what is left, also to what parts left behind."""
         for child in self._children:
             if child.popen is not None:
-                process.kill_group(child.popen.pid, signal.SIGTERM)
+                part_process.kill_group(child.popen.pid, signal.SIGTERM)
         deadline = time.monotonic() + _STOP_SECONDS
         for child in self._children:
             if child.popen is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.popen.wait(max(0.05, deadline - time.monotonic()))
-                process.kill_group(child.popen.pid, signal.SIGKILL)
+                part_process.kill_group(child.popen.pid, signal.SIGKILL)
                 child.popen.wait()
                 child.popen = None
-            self._set(child, PartState.STOPPED, pid=None, started_ticks=None, next_try=None)
-        process.end(process.marked(self.home, [part.name for part in self.parts]), grace=1.0)
+            self._set(child, PartState.STOPPED, pid=None, identity=None, next_try=None)
+        part_process.end(part_process.marked(self.home, [part.name for part in self.parts]), grace=1.0)
         self._write()
 
     def _advance(self, child: _Child) -> None:
@@ -168,9 +169,9 @@ class Supervisor:
         if code is not None:
             if child.part.once and code == 0:
                 child.popen = None
-                self._set(child, PartState.DONE, pid=None, started_ticks=None, last_exit="exit 0")
+                self._set(child, PartState.DONE, pid=None, identity=None, last_exit="exit 0")
             else:
-                self._failed(child, process.describe_exit(code))
+                self._failed(child, part_process.describe_exit(code))
         elif child.status.state == PartState.READY:
             if child.failures and now - child.started > _STEADY_SECONDS:
                 child.failures = 0
@@ -185,20 +186,20 @@ class Supervisor:
 
     def _start(self, child: _Child, **changes: int) -> None:
         try:
-            child.popen = process.start(child.part, self.home)
+            child.popen = part_process.start(child.part, self.home)
         except (OSError, subprocess.SubprocessError) as error:
             child.popen = None
             self._failed(child, f"cannot be started: {error}")
             return
         child.started = time.monotonic()
         pid = child.popen.pid
-        self._set(child, PartState.STARTING, pid=pid, started_ticks=process.identity(pid), next_try=None, **changes)
+        self._set(child, PartState.STARTING, pid=pid, identity=identity(pid), next_try=None, **changes)
 
     def _failed(self, child: _Child, reason: str) -> None:
         """Ends what is left of the part and plans its next start."""
         if child.popen is not None:
             if not child.part.spares_children or child.popen.poll() is None:
-                process.kill_group(child.popen.pid, signal.SIGKILL)
+                part_process.kill_group(child.popen.pid, signal.SIGKILL)
             child.popen.wait()
             child.popen = None
         wait = min(_BACKOFF_MOST, _BACKOFF_FIRST * 2**child.failures)
@@ -209,7 +210,7 @@ class Supervisor:
             child,
             PartState.BACKOFF,
             pid=None,
-            started_ticks=None,
+            identity=None,
             last_exit=reason,
             next_try=time.time() + wait,
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from bentos.errors import PermanentError, ShipwayError, TransientError
+from bentos.serving.errors import PermanentError, ShipwayError, TransientError
 
 
 class StoreError(ShipwayError):

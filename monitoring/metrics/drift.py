@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bentos.policy import DriftMetric
+from bentos.policy.release import DriftMetric
+from monitoring.evidence.evidence import BETWEEN_ARMS
+from monitoring.evidence.values import without_pairs
 from monitoring.interface import MetricVerdict, Outcome, worst
 from monitoring.metrics.interface import Levels, Silent
-from monitoring.metrics.values import without_pairs
 
 if TYPE_CHECKING:
-    from monitoring.evidence import ColumnDrift, Evidence
+    from monitoring.evidence.evidence import ColumnDrift, Evidence
 
 METRIC = "drift"
-BETWEEN_ARMS = "candidate_vs_baseline"  # the drift of predictions that gates
 
 
 def judge(evidence: Evidence, policy: DriftMetric, levels: Levels) -> MetricVerdict | Silent:

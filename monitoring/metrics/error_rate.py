@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bentos.policy import ErrorRateMetric
+from bentos.policy.release import ErrorRateMetric
 from monitoring.interface import MetricVerdict, Outcome
 from monitoring.metrics.interface import Levels
-from monitoring.sequential import (
+from monitoring.metrics.sequential import (
     betting_process,
     failing_alternatives,
     needs_more,
@@ -23,7 +23,7 @@ from monitoring.sequential import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from monitoring.evidence import Evidence
+    from monitoring.evidence.evidence import Evidence
 
 METRIC = "error_rate"
 UNSEEN = ("timeouts", "resets", "connect_failures", "no_healthy")  # what a server's own log cannot show

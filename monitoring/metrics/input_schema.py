@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from bentos.policy import SchemaMetric
+from bentos.policy.release import SchemaMetric
 from monitoring.interface import MetricVerdict, Outcome
 from monitoring.metrics.interface import Levels
-from monitoring.sequential import rate_evidence
+from monitoring.metrics.sequential import rate_evidence
 
 if TYPE_CHECKING:
-    from monitoring.evidence import Evidence
+    from monitoring.evidence.evidence import Evidence
 
 METRIC = "input_schema"
 PRIOR = 20.0  # prior observations: decides from about a hundred rows on

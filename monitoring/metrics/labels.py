@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bentos.policy import LabelMetric
+from bentos.policy.release import LabelMetric
+from monitoring.evidence.values import as_classes, joined, kind_of, mean_by_request, numbers, without_pairs
 from monitoring.interface import MetricVerdict, Outcome
 from monitoring.metrics.interface import Levels, Silent
-from monitoring.metrics.values import as_classes, joined, kind_of, mean_by_request, numbers, without_pairs
-from monitoring.sequential import betting_process, mean_bounds, needs_more, rejects
+from monitoring.metrics.sequential import betting_process, mean_bounds, needs_more, rejects
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from monitoring.evidence import Evidence
+    from monitoring.evidence.evidence import Evidence
 
 METRIC = "labels"
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bentos.policy import LatencyMetric
+from bentos.policy.release import LatencyMetric
+from monitoring.evidence.values import numbers
 from monitoring.interface import MetricVerdict, Outcome
 from monitoring.metrics.interface import Levels
-from monitoring.metrics.values import numbers
-from monitoring.sequential import quantile_bounds
+from monitoring.metrics.sequential import quantile_bounds
 
 if TYPE_CHECKING:
-    from monitoring.evidence import Evidence
+    from monitoring.evidence.evidence import Evidence
 
 METRIC = "latency"
 

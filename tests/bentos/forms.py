@@ -15,9 +15,9 @@ import pyarrow as pa
 import tritonclient.http as triton
 from tritonclient.grpc import InferResult, service_pb2
 
-from bentos.loaders.interface import Prediction
-from bentos.server.answer import Answer, Request
-from bentos.wire.tensors import NAMES
+from bentos.serving.model.interface import Prediction
+from bentos.serving.server.answer import Answer, Request
+from bentos.serving.wire.v2.tensors import NAMES
 
 JSON, NPY, ARROW = "application/json", "application/x-npy", "application/vnd.apache.arrow.stream"
 PROBABILITIES = "predict_proba"

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import uvicorn
 
-from bentos.coerced import Coerced
-from bentos.loaders.interface import Prediction, Predictor
-from bentos.plan import InputPlan
-from bentos.runner import ModelRunner
-from bentos.server.asgi import Asgi
-from bentos.server.dataplane import DataPlane
-from bentos.server.drain import DrainingServer
-from bentos.server.http1 import protocol
-from bentos.server.live import Live
-from bentos.signature import Column, Signature
+from bentos.serving.inputs.plan import InputPlan
+from bentos.serving.inputs.rows import InputRows
+from bentos.serving.inputs.signature import Column, Signature
+from bentos.serving.model.interface import Prediction, Predictor
+from bentos.serving.model.runner import ModelRunner
+from bentos.serving.server.asgi import Asgi
+from bentos.serving.server.dataplane import DataPlane
+from bentos.serving.server.drain import DrainingServer
+from bentos.serving.server.http1 import protocol
+from bentos.serving.server.served_model import ServedModel
 
 NUMBERS = Signature((Column("a", "double", True, "a"), Column("b", "double", True, "b")))
 BODY = b'{"instances":[[1.5,2.0]]}'
@@ -36,7 +36,7 @@ class Sums:
         self.seconds = seconds
         self.calls: list[int] = []
 
-    def predict(self, data: Coerced, params: Mapping[str, Any], *, probabilities: bool = False) -> Prediction:
+    def predict(self, data: InputRows, params: Mapping[str, Any], *, probabilities: bool = False) -> Prediction:
         """As a model does."""
         self.calls.append(data.rows)
         time.sleep(self.seconds)
@@ -46,10 +46,10 @@ class Sums:
         return Prediction(rows.sum(axis=1))
 
 
-def live(predictor: Predictor, curve: Mapping[int, float], *, rowwise: bool = True) -> Live:
+def live(predictor: Predictor, curve: Mapping[int, float], *, rowwise: bool = True) -> ServedModel:
     """A version "3" of a model "m" over two doubles."""
     runner = ModelRunner(Path("model"), "m", "3", "test", NUMBERS, InputPlan.compile(NUMBERS), predictor)
-    return Live(runner, "m", "3", "3.0", False, curve, rowwise)
+    return ServedModel(runner, "m", "3", "3.0", False, curve, rowwise)
 
 
 @contextlib.contextmanager

@@ -47,7 +47,16 @@ class Server(Ended):
 
 def launch(*arguments: str, segments_folder: Path) -> Server:
     """A ready launcher on a free port."""
-    command = [sys.executable, "-m", "bentos.launcher", "--port", "0", "--segments", str(segments_folder), *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "bentos.serving.launcher",
+        "--port",
+        "0",
+        "--segments",
+        str(segments_folder),
+        *arguments,
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()

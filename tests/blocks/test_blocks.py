@@ -10,8 +10,8 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from pydantic import ValidationError
 
-from bentos.policy import PolicyError
-from bentos.registry import Registry
+from bentos.policy.release import PolicyError
+from bentos.versions.registry import Registry
 from blocks.gateway import GatewayBlock
 from blocks.interface import BlockError, load_strict
 from blocks.policy import PolicyBlock
@@ -23,7 +23,7 @@ from infra.settings import load_settings
 from infra.stores.folder import FolderStore
 from infra.stores.interface import StoreError
 from infra.stores.s3 import S3Store
-from infra.targets.process import ProcessTarget
+from infra.targets.process.target import ProcessTarget
 
 
 class Documents:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bentos.policy import PolicyError, ReleasePolicy, parse_policy
+from bentos.policy.release import PolicyError, ReleasePolicy, parse_policy
 from infra.settings import variables
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

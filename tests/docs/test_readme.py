@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.cli import app
+from flows.console.cli import app
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "examples/flights/README.md")]
@@ -57,7 +57,7 @@ def test_commands_exist(page: Path) -> None:
     }
     deployed |= {
         name.replace("/local", "/docker") for name in deployed
-    }  # their twins in the pool of flows/docker_pool.py
+    }  # their twins in the pool of flows/stack/docker_pool.py
     known = {command.callback.__name__ for command in app.registered_commands if command.callback}
     for line in commands(page.read_text(encoding="utf-8")):
         for target in re.findall(r"^make ([a-z-]+)", line):

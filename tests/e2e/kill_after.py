@@ -15,9 +15,9 @@ import sys
 import traceback
 from importlib import import_module
 
-from flows.drive import Drive
 from flows.promote import promote_model
-from flows.release import Step
+from flows.release.drive import Drive
+from flows.release.machine import Step
 
 
 def run(model: str, version: str, last: int, told: int) -> None:
@@ -61,7 +61,13 @@ def forked(model: str, version: str, last: int) -> dict[str, object]:
 
 
 def main(model: str) -> None:
-    for name in ("flows.check", "flows.report", "monitoring.evidence", "monitoring.pairs", "monitoring.verdict"):
+    for name in (
+        "flows.release.check",
+        "flows.telling.report",
+        "monitoring.evidence.evidence",
+        "monitoring.log.pairs",
+        "monitoring.verdict",
+    ):
         import_module(name)  # what the flow imports when it gets there, imported once
     for line in sys.stdin:
         version, last = line.split()

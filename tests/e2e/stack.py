@@ -17,13 +17,13 @@ from typing import Any
 import httpx
 
 from examples.flights.flow_runs import FlowRuns
-from flows.runs import PrefectRuns
+from flows.triggers.prefect_runs import PrefectRuns
 from infra.gateways.envoy import EnvoyGateway
-from infra.runs import RunsUnavailable, StartedRun
+from infra.receiver.flow_runs import RunsUnavailable, StartedRun
 from infra.settings import StackSettings
-from infra.stack.process import marked
-from infra.targets.process import ProcessTarget
-from monitoring.ledger import Ledger
+from infra.stack.part_process import marked
+from infra.targets.process.target import ProcessTarget
+from monitoring.ledger.ledger import Ledger
 from tests.conftest import free_port
 
 SHIPWAY = Path(sys.executable).with_name("shipway")

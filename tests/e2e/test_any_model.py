@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bentos.child import run_predict
-from bentos.environment import Environments
+from bentos.serving.child import run_predict
+from bentos.serving.environments.environment import Environments
 from tests.e2e.stack import Run, Stack
 from tests.e2e.toy import model_of
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from infra.images.engine import connected
-from infra.targets.docker_container import STACK_LABEL
+from infra.targets.docker.container import STACK_LABEL
 from tests.e2e.composed import Composed, composed, dashboard, until
 from tests.e2e.toy import CODE, QUICK
 from tests.e2e.traffic import Traffic

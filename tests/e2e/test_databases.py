@@ -15,7 +15,7 @@ import psutil
 import pytest
 from pyarrow import dataset, fs
 
-from infra.stack.process import marked
+from infra.stack.part_process import marked
 from tests.e2e.stack import SHIPWAY, Stack, until
 from tests.e2e.toy import QUICK, model_of, register_toy, write_policy
 from tests.infra.stores.servers import PASSWORD, POSTGRES, QUOTED, S3, Postgres, postgres_server, s3_server

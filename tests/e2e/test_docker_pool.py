@@ -58,7 +58,7 @@ def stack(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stac
     made.run("up")
     try:
         environ = made.user_environ()
-        pool = [sys.executable, "-m", "flows.docker_pool", "--image", image]
+        pool = [sys.executable, "-m", "flows.stack.docker_pool", "--image", image]
         subprocess.run(pool, env=environ, cwd=ROOT, check=True, timeout=120)
         worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "shipway-docker", "--type", "docker"]
         environ |= {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_HOME": str(made.settings.root / "prefect")}

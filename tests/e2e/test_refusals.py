@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bentos.registry import Registry
+from bentos.versions.registry import Registry
 from tests.bentos.saved import IGNORED, logistic, numbers, save
 from tests.e2e.stack import Run, Stack, until
 

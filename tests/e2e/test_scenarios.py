@@ -22,12 +22,13 @@ from typing import Any
 import httpx
 import pytest
 
-from bentos.build import SealedBento, build
-from bentos.environment import Environments
-from bentos.model_version import ModelVersion
-from bentos.policy import BuildPolicy, ImagePolicy
-from bentos.registry import Registry
-from bentos.segments import read_segment, segments
+from bentos.build.bento import SealedBento, build
+from bentos.build.lock import lock_for
+from bentos.policy.release import BuildPolicy, ImagePolicy
+from bentos.serving.environments.environment import Environments
+from bentos.serving.log.segments import read_segment, segments
+from bentos.versions.model_version import ModelVersion
+from bentos.versions.registry import Registry
 from infra.images.builder import ImageBuilder
 from infra.images.engine import connected
 from tests.bentos.steady import Steady
@@ -92,7 +93,7 @@ def world(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     registry = Registry(mlflow_server, folder / "cache")
     found = registry.resolve(NAME, version="1")
     artifacts = registry.fetch(found)
-    lock = Environments(folder / "envs").lock_for(found, BuildPolicy(), hashed=True)
+    lock = lock_for(Environments(folder / "envs"), found, BuildPolicy(), hashed=True)
     bento = build(found, artifacts, BuildPolicy(), lock, folder / "bentos")
     columns, *rows = [line.split(",") for line in (folder / "1" / "rows.csv").read_text().split()]
     answers = {version: json.loads((folder / version / "expected.json").read_text())["answers"] for version in "123"}

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from infra.mlflow_rest import MlflowRest
-from infra.stack.process import marked
+from infra.stack.part_process import marked
 from infra.targets.interface import Address
 from infra.traffic import Arm, TrafficPlan
 from tests.e2e.stack import Stack, running, until
@@ -84,7 +84,7 @@ def test_the_alias_challenger_starts_one_run_by_webhook(stack):
 
 
 def test_the_webhook_is_registered_once_however_often_up_runs(stack):
-    code = "from flows.webhook import main; main(); main()"
+    code = "from flows.triggers.webhook import main; main(); main()"
     subprocess.run([sys.executable, "-c", code], env=stack.environ, check=True, capture_output=True)
     with MlflowRest(stack.settings.mlflow_url) as rest:
         assert len(rest.call("GET", "/webhooks")["webhooks"]) == 1
@@ -168,7 +168,7 @@ def test_up_after_everything_was_killed_loses_nothing(stack):
 DEPLOY = """
 import os, sys
 from pathlib import Path
-from flows.deploy import deploy
+from flows.stack.prefect_deployments import deploy
 from infra.settings import load_settings
 print(deploy(load_settings(os.environ), os.environ, Path(sys.argv[1])))
 """

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from infra.mlflow_rest import MlflowRest
-from monitoring.ledger import Release
+from monitoring.ledger.ledger import Release
 from tests.e2e.stack import Stack, until
 from tests.e2e.toy import QUICK, model_of, register_toy, write_policy
 from tests.e2e.traffic import Traffic

@@ -20,11 +20,11 @@ from examples.flights.flow_runs import FlowRunError, FlowRuns, PrefectAwayError
 from examples.flights.report import table, write_report
 from examples.flights.sent import Sent, read_sent, write_sent
 from infra.settings import StackSettings
-from infra.stack.process import identity
+from infra.stack.part_process import identity
 from infra.stack.state import StackState, write_state
 from infra.targets.interface import Address
 from infra.traffic import Arm, TrafficPlan
-from monitoring.ledger import Release
+from monitoring.ledger.ledger import Release
 
 VERSIONS = {1: "1", 2: "2", 3: "3", 4: "4"}
 OUTCOMES = {1: "PROMOTED", 2: "PROMOTED", 3: "ROLLED_BACK", 4: "ROLLED_BACK"}

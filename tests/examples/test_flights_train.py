@@ -9,14 +9,14 @@ import pandas as pd
 import pytest
 from threadpoolctl import threadpool_limits
 
-from bentos.policy import load_policy
+from bentos.policy.release import load_policy
 from examples.flights import data as data_module
 from examples.flights.data import DataError, Period, data_folder, load_flights
 from examples.flights.demo_plan import PLAN, POLICIES
 from examples.flights.features import INPUTS, OPTIONAL, WEATHER, bodies, signature
 from examples.flights.recipes import RECIPES, V1, V2, V3, V4, with_slip
 from examples.flights.train import REFERENCE_ROWS, TRUSTED, prepare, register, train
-from monitoring.evidence import Evidence
+from monitoring.evidence.evidence import Evidence
 from monitoring.interface import Outcome
 from monitoring.verdict import judge
 

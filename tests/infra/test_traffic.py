@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from bentos.policy import Limits, StickyKey
+from bentos.policy.release import Limits, StickyKey
 from infra.targets.interface import Address
 from infra.traffic import Arm, TrafficPlan, TrafficPlanError
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monitoring.evidence import ColumnDrift, Drift, Evidence
+from monitoring.evidence.evidence import ColumnDrift, Drift, Evidence
 
 MakeEvidence = Callable[..., Evidence]
 

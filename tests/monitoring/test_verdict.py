@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bentos.policy import Metrics, ReleasePolicy, parse_policy
-from monitoring.check import CheckResult
+from bentos.policy.release import Metrics, ReleasePolicy, parse_policy
+from monitoring.evidence.check import CheckResult
 from monitoring.interface import Outcome, PermanentMonitoringError
 from monitoring.verdict import examine, judge, judge_check, judge_first, window_share
 

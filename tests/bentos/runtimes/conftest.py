@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 from threadpoolctl import threadpool_limits
 
-from bentos.runtimes import curve
+from bentos.runtimes import latency_profile
 
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The same measurements, of fewer calls, and on one thread, as in the child."""
-    monkeypatch.setattr(curve, "SECONDS", 0.01)
-    monkeypatch.setattr(curve, "ALONE_SECONDS", 0.1)
+    monkeypatch.setattr(latency_profile, "SECONDS", 0.01)
+    monkeypatch.setattr(latency_profile, "ALONE_SECONDS", 0.1)
     with threadpool_limits(1):
         yield

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bentos.loaders.converted import ConvertedPredictor
-from bentos.runner import ModelRunner
 from bentos.runtimes import choose as choosing
-from bentos.runtimes import gate, rows, trees
+from bentos.runtimes import equivalence, rows, trees
 from bentos.runtimes.choose import choose
-from bentos.runtimes.profile import FILE, Profile
 from bentos.runtimes.rows import Maker, Spread
-from bentos.signature import InputError
+from bentos.serving.inputs.signature import InputError
+from bentos.serving.model.loaders.converted import ConvertedPredictor
+from bentos.serving.model.profile import FILE, Profile
+from bentos.serving.model.runner import ModelRunner
 from tests.bentos.runtimes.models import KINDS, frame, saved
 from tests.bentos.saved import IGNORED, save
 
@@ -57,7 +57,7 @@ def test_the_chosen_runtime_answers_as_the_model(kind, made):
     native = ModelRunner.load(model)
     assert found["runtime"] in ("onnx", "gtil"), found["candidates"]
     assert found["reason"].startswith(found["runtime"])
-    assert sorted(runner.profile.curve) == [1, 8, 32, 100]
+    assert sorted(runner.profile.latency) == [1, 8, 32, 100]
     rng = np.random.default_rng(99)  # rows that the gate did not see
     estimator = getattr(native.predictor, "estimator", None) or native.predictor.model
     ensemble = trees.read(estimator)
@@ -71,7 +71,7 @@ def test_the_chosen_runtime_answers_as_the_model(kind, made):
     exact = wanted.values.dtype.kind != "f"
     for asked in (data, data.slice(0, 1), data.slice(3, 11)):
         had = runner.answer(asked, {}, probabilities=True)
-        assert not gate.difference(
+        assert not equivalence.difference(
             native.answer(asked, {}, probabilities=True), had, asked, found["tolerance"], exact=exact
         )
         assert np.array_equal(runner.answer(asked, {}).values, had.values)
@@ -86,13 +86,13 @@ def test_what_the_model_refuses_is_refused_in_its_words(kind, value, made):
     inputs = frame(3, seed=1)
     inputs.loc[1, "c"] = value
     data = native.plan.coerce(inputs)
-    wanted, had = gate.group("", native, data).native, gate.answered(runner, data)
+    wanted, had = equivalence.group("", native, data).native, equivalence.answered(runner, data)
     if isinstance(wanted, str):
         assert had == wanted.replace(str(native.folder), "m/1")
         with pytest.raises(Exception, match=r"refuses|raised"):
             runner.predict(inputs)
     else:
-        assert not gate.difference(wanted, had, data, 1e-9, exact=wanted.values.dtype.kind != "f")
+        assert not equivalence.difference(wanted, had, data, 1e-9, exact=wanted.values.dtype.kind != "f")
 
 
 def test_many_rows_are_the_models_own_where_that_is_sooner_done_and_the_same(tmp_path, monkeypatch):
@@ -104,11 +104,13 @@ def test_many_rows_are_the_models_own_where_that_is_sooner_done_and_the_same(tmp
     batch = ModelRunner.load(tmp_path / "b", bulk=True)
     assert not isinstance(batch.predictor, ConvertedPredictor)
     data = online.plan.coerce(frame(3_000, seed=97))
-    assert gate.bits_equal(batch.answer(data, {}, probabilities=True), online.answer(data, {}, probabilities=True))
+    assert equivalence.bits_equal(
+        batch.answer(data, {}, probabilities=True), online.answer(data, {}, probabilities=True)
+    )
     monkeypatch.setattr(choosing, "BULK_GAIN", 1e9)
     assert not sealed(forest, tmp_path / "slow")[0]["bulk"]
     monkeypatch.setattr(choosing, "BULK_GAIN", 0.0)
-    monkeypatch.setattr(gate, "same_bits", lambda *_: "not the same")
+    monkeypatch.setattr(equivalence, "same_bits", lambda *_: "not the same")
     assert not sealed(forest, tmp_path / "other")[0]["bulk"]
 
 
@@ -151,10 +153,10 @@ def test_native_and_what_cannot_be_converted_are_measured_too(tmp_path):
     assert (found["runtime"], found["candidates"], found["array"]) == ("native", [], True)
     assert found["reason"] == "the policy asks for native"
     assert runner.profile.array
-    assert set(runner.profile.curve) == {1, 8, 32, 100}
+    assert set(runner.profile.latency) == {1, 8, 32, 100}
     inputs = frame(50, seed=5)
     assert np.array_equal(runner.predict(inputs).values, ModelRunner.load(model).predict(inputs).values)
-    loaded = "import sys\nfrom pathlib import Path\nfrom bentos.runner import ModelRunner\n"
+    loaded = "import sys\nfrom pathlib import Path\nfrom bentos.serving.model.runner import ModelRunner\n"
     ask = f"print('pandas' in sys.modules or ModelRunner.load(Path({str(tmp_path / 'b')!r})).predict({inputs.to_dict('list')!r}).values.tolist())"
     done = subprocess.run([sys.executable, "-c", loaded + ask], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]  # over arrays, no pandas is imported
@@ -171,11 +173,11 @@ def test_native_and_what_cannot_be_converted_are_measured_too(tmp_path):
     found, _ = sealed(other, tmp_path / "b2")
     assert found["runtime"] == "native"
     assert "not all columns of numbers" in found["reason"]
-    assert found["rowwise"] is True and found["curve"]["1"] > 0
+    assert found["rowwise"] is True and found["latency"]["1"] > 0
 
     found, runner = sealed(model, tmp_path / "b3", "pyfunc")
     assert (found["runtime"], runner.flavor) == ("pyfunc", "python_function")
-    assert found["curve"]["1"] > 0
+    assert found["latency"]["1"] > 0
 
 
 def test_rows_that_change_one_another_are_not_joined(tmp_path):
@@ -201,7 +203,7 @@ def test_rows_that_change_one_another_are_not_joined(tmp_path):
 
 
 def test_a_damaged_runtime_is_named(tmp_path):
-    from bentos.loaders.interface import LoadError
+    from bentos.serving.model.interface import LoadError
 
     _, _ = sealed(saved("linear", tmp_path / "m"), tmp_path / "b")
     file = tmp_path / "b" / "src" / "runtime" / "model.onnx"

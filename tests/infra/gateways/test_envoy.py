@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from bentos.policy import StickyKey
+from bentos.policy.release import StickyKey
 from infra.gateways.interface import PermanentGatewayError, TransientGatewayError
 
 

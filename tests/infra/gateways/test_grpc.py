@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.utils import InferenceServerException
 
-from bentos.policy import Limits
-from bentos.segments import read_segment, segments
+from bentos.policy.release import Limits
+from bentos.serving.log.segments import read_segment, segments
 from infra.gateways.grpc import LARGEST_MESSAGE
 from infra.targets.interface import Address
 from infra.traffic import Arm, TrafficPlan
 from tests.bentos.saved import logistic, numbers
-from tests.bentos.server.test_grpc_server import BYTES, INFER, Host, code_of, columns
+from tests.bentos.serving.server.test_grpc_server import BYTES, INFER, Host, code_of, columns
 
 SERVICE = "/inference.GRPCInferenceService/"
 ODD = "a/ò b%"

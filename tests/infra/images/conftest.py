@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bentos.artifact_tree import tree_digest
-from bentos.build import SealedBento, build
-from bentos.environment import Lock
-from bentos.lock_text import lock_digest
-from bentos.model_version import ModelVersion
-from bentos.policy import BuildPolicy
+from bentos.build.bento import SealedBento, build
+from bentos.policy.release import BuildPolicy
+from bentos.serving.environments.environment import Lock
+from bentos.serving.environments.lock_text import lock_digest
+from bentos.serving.fetch.artifact_tree import tree_digest
+from bentos.versions.model_version import ModelVersion
 from infra.images.engine import connected
 from infra.images.interface import ImageSettings
 from tests.docker_engine import require_engine, settings_of_this_machine

@@ -11,7 +11,7 @@ import threading
 import docker
 import pytest
 
-from bentos.policy import ImagePolicy
+from bentos.policy.release import ImagePolicy
 from infra.images.builder import ImageBuilder
 from infra.images.interface import PermanentImageError, TransientImageError
 from infra.images.template import KEY_LABEL, STAGE_LABEL
@@ -288,7 +288,7 @@ def test_a_full_context_is_built_by_a_plain_docker_build(builder, seal, engine, 
     """What `shipway dockerfile` writes, by the docker command."""
     from infra.images.builder import content_of, sources_of
     from infra.images.context import lay_out
-    from infra.images.labels import labels_of
+    from infra.images.image_labels import labels_of
     from infra.images.template import whole_recipe
 
     bento, version = seal()

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from bentos.artifact_tree import tree_digest
-from bentos.build import build
-from bentos.environment import Environments
-from bentos.model_version import ModelVersion
-from bentos.policy import BuildPolicy, ImagePolicy
+from bentos.build.bento import build
+from bentos.build.lock import lock_for
+from bentos.policy.release import BuildPolicy, ImagePolicy
+from bentos.serving.environments.environment import Environments
+from bentos.serving.fetch.artifact_tree import tree_digest
+from bentos.versions.model_version import ModelVersion
 from infra.images.builder import ImageBuilder
 from infra.images.containerize import UV_WITHOUT_PIP, _adapt
 from infra.images.interface import ImageSettings, PermanentImageError
@@ -33,7 +34,7 @@ def model(made, tmp_path):
     """A logistic regression in a sealed bento, locked for an image."""
     artifacts = logistic(tmp_path / "artifacts")
     version = ModelVersion(made(""), "7", "run-7", "models:/m", "sklearn", tree_digest(artifacts), PINS, None)
-    lock = Environments(tmp_path / "envs").lock_for(version, BuildPolicy(), hashed=True)
+    lock = lock_for(Environments(tmp_path / "envs"), version, BuildPolicy(), hashed=True)
     return build(version, artifacts, BuildPolicy(), lock, tmp_path / "bentos"), version
 
 

@@ -16,7 +16,7 @@ from infra.images import health
 @pytest.mark.parametrize(
     ("command", "where"),
     [
-        (["python", "-m", "bentos.launcher", "--uds", "/run/x.sock"], "/run/x.sock"),
+        (["python", "-m", "bentos.serving.launcher", "--uds", "/run/x.sock"], "/run/x.sock"),
         (["docker-init", "--", "python", "--uds=/run/y.sock", ""], "/run/y.sock"),
         (["python", "--host", "0.0.0.0", "--port", "9090"], ("127.0.0.1", 9090)),
         (["python", "--port=7070", "--segments", "/s"], ("127.0.0.1", 7070)),

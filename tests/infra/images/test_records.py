@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bentos.state import StateFolderError
+from bentos.serving.files import StateFolderError
 from infra.images.interface import PermanentImageError
 from infra.images.records import Record, Records
 

@@ -11,7 +11,7 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from bentos.model_version import ModelVersion
+from bentos.versions.model_version import ModelVersion
 from infra.images.interface import Image, PermanentImageError
 from infra.images.sbom import image_sbom, keep_sboms, model_sbom
 

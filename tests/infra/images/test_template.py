@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bentos.lock_text import served
+from bentos.serving.environments.lock_text import served
 from infra.images.template import (
     KEY_LABEL,
     STAGE_LABEL,
@@ -36,16 +36,16 @@ def instruction(text: str, name: str) -> str:
     ("content", "entrypoint", "source"),
     [
         (Content("env", True, "3.11"),
-         ["/opt/shipway/env/bin/python", "-m", "bentos.launcher", "--bento", "/opt/shipway/bento"],
+         ["/opt/shipway/env/bin/python", "-m", "bentos.serving.launcher", "--bento", "/opt/shipway/bento"],
          "/opt/shipway/bento/src"),
         (Content("start", True, "3.11"),
-         ["/opt/shipway/start/bin/python", "-m", "bentos.start", "--bento", "/opt/shipway/bento", "--envs", "/var/cache/shipway/envs"],
+         ["/opt/shipway/start/bin/python", "-m", "bentos.serving.start", "--bento", "/opt/shipway/bento", "--envs", "/var/cache/shipway/envs"],
          "/opt/shipway/bento/src"),
         (Content("env", False, "3.11"),
-         ["/opt/shipway/env/bin/python", "-m", "bentos.start", "--models", "/var/cache/shipway/models"],
+         ["/opt/shipway/env/bin/python", "-m", "bentos.serving.start", "--models", "/var/cache/shipway/models"],
          "/opt/shipway/code"),
         (Content("start", False),
-         ["/opt/shipway/start/bin/python", "-m", "bentos.start", "--models", "/var/cache/shipway/models", "--envs", "/var/cache/shipway/envs"],
+         ["/opt/shipway/start/bin/python", "-m", "bentos.serving.start", "--models", "/var/cache/shipway/models", "--envs", "/var/cache/shipway/envs"],
          "/opt/shipway/code"),
     ],
 )  # fmt: skip

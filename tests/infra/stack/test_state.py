@@ -8,14 +8,14 @@ import sys
 
 import pytest
 
+from infra.processes import identity, runs
 from infra.stack.part import PartState, PartStatus, StackError
-from infra.stack.process import alive, identity
 from infra.stack.state import StackState, read_state, take_lock, write_state
 
 
 def make_state(**values: object) -> StackState:
     pid = os.getpid()
-    return StackState(**{"pid": pid, "started_ticks": identity(pid), "started_at": 1.5, **values})
+    return StackState(**{"pid": pid, "identity": identity(pid), "started_at": 1.5, **values})
 
 
 def test_a_state_is_read_back_equal(tmp_path):
@@ -42,18 +42,18 @@ def test_no_state_is_none_and_a_broken_one_is_named(tmp_path):
         read_state(tmp_path)
 
 
-def test_a_pid_is_alive_only_with_its_own_start():
+def test_a_pid_runs_only_with_its_own_start():
     child = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"])
     started = identity(child.pid)
     assert started is not None
-    assert alive(child.pid, started)
-    assert not alive(child.pid, started - 1)  # the pid was given to another process since
+    assert runs(child.pid, started)
+    assert not runs(child.pid, f"{started}0")  # the pid was given to another process since
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    assert not alive(child.pid, started)  # a zombie
+    assert not runs(child.pid, started)  # a zombie
     child.wait()
-    assert not alive(child.pid, started)
-    assert not alive(None, None)
+    assert not runs(child.pid, started)
+    assert not runs(None, None)
 
 
 def test_the_lock_is_taken_once_and_free_again_when_closed(tmp_path):

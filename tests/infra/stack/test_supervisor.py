@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.stack import process
+from infra.stack import part_process
 from infra.stack.part import ExternalPart, Part, PartState
 from infra.stack.probes import answers
 from infra.stack.state import read_state, take_lock
@@ -80,7 +80,7 @@ def supervise(tmp_path: Path) -> Iterator[Callable[..., Supervisor]]:
     yield make
     for supervisor in made:
         supervisor.end()
-    assert process.marked(tmp_path) == []
+    assert part_process.marked(tmp_path) == []
 
 
 def test_parts_come_up_in_their_order(supervise, tmp_path):
@@ -146,7 +146,7 @@ def test_a_part_that_never_gets_ready_is_stopped_and_tried_again(supervise, tmp_
     supervisor = supervise(part)
     until(supervisor, lambda: state_of(supervisor, "mute") == PartState.BACKOFF)
     assert supervisor.state.part("mute").last_exit == "not ready in 0.3 s"
-    assert process.marked(tmp_path) == []
+    assert part_process.marked(tmp_path) == []
     until(supervisor, lambda: supervisor.state.part("mute").restarts == 1)
 
 
@@ -173,7 +173,7 @@ def test_a_part_that_ignores_sigterm_is_killed_at_the_end(supervise, tmp_path, m
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
     )
     log = tmp_path / "logs" / "deaf.log"
-    part = make_part(tmp_path, "deaf", python(code), healthy=lambda: "\ndeaf" in process.tail(log))
+    part = make_part(tmp_path, "deaf", python(code), healthy=lambda: "\ndeaf" in part_process.tail(log))
     supervisor = supervise(part)
     until(supervisor, lambda: supervisor.state.up)
     pid = supervisor.state.part("deaf").pid
@@ -265,7 +265,7 @@ def test_every_part_dies_with_a_killed_supervisor(daemon, tmp_path):
     popen.kill()
     popen.wait()
     assert gone(port)
-    assert process.marked(tmp_path) == []
+    assert part_process.marked(tmp_path) == []
     assert not read_state(tmp_path).running
     take_lock(tmp_path).close()
 

@@ -11,8 +11,8 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from infra.labels import LabelLog
-from infra.receiver import create_app
+from infra.receiver.late_labels import LabelLog
+from infra.receiver.receiver import create_app
 from infra.stores.interface import Store
 from infra.stores.s3 import S3Store
 

@@ -13,11 +13,11 @@ import pytest
 
 from infra.images.engine import connect
 from infra.images.interface import ImageSettings, TransientImageError
-from infra.targets.docker import DockerTarget
-from infra.targets.docker_place import stack_of
-from infra.targets.docker_settings import DockerSettings
+from infra.targets.docker.place import stack_of
+from infra.targets.docker.settings import DockerSettings
+from infra.targets.docker.target import DockerTarget
 from infra.targets.interface import DeploymentSpec
-from infra.targets.process import ProcessTarget
+from infra.targets.process.target import ProcessTarget
 
 BASE_IMAGE = "shipway-base:bookworm"
 DOCKERFILE = f"""

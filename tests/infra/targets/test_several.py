@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from infra.images.interface import ImageSettings
-from infra.targets.docker import DockerTarget
-from infra.targets.docker_settings import DockerSettings
+from infra.targets.docker.settings import DockerSettings
+from infra.targets.docker.target import DockerTarget
 from infra.targets.interface import PermanentTargetError, State
 from infra.targets.memory import MemoryTarget
 from infra.targets.several import SeveralTargets

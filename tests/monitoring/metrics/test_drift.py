@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from bentos.policy import DriftMetric
-from monitoring.evidence import ColumnDrift, Drift
+from bentos.policy.release import DriftMetric
+from monitoring.evidence.evidence import ColumnDrift, Drift
 from monitoring.interface import MetricVerdict, Outcome
 from monitoring.metrics.drift import judge
 from monitoring.metrics.interface import Levels, Silent

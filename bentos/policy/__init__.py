@@ -1,0 +1,1 @@
+"""The release policy: what a release must show, one file a part."""

@@ -1,0 +1,1 @@
+"""A lock, and the interpreter that has what it says."""

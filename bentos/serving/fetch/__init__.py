@@ -1,0 +1,1 @@
+"""Files of model versions, brought from a registry and kept."""

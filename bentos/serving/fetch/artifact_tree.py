@@ -1,0 +1,61 @@
+"""The artifact tree of a model version: its digest, and the facts that MLflow wrote into it. No mlflow import."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+NATIVE = ("sklearn", "onnx", "xgboost", "lightgbm")
+
+
+def tree_digest(folder: Path, pattern: str = "*") -> str:
+    """``sha256:…`` over the sorted (relative path, file sha256) pairs of every file below *folder* whose name is of *pattern*.
+
+    Symbolic links are refused with ValueError: what they point at is outside the tree.
+    """
+    total = hashlib.sha256()
+    for path in sorted(_files(folder, pattern), key=lambda path: path.relative_to(folder).as_posix()):
+        with path.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        total.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+    return "sha256:" + total.hexdigest()
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    found = []
+    for path in folder.rglob(pattern):
+        if path.is_symlink():
+            raise ValueError(f"{path}: a symbolic link; an artifact tree holds only files and folders")
+        if path.is_file():
+            found.append(path)
+    return found
+
+
+def has_signature(mlmodel: Mapping[str, Any]) -> bool:
+    """True where the MLmodel mapping has a signature with inputs."""
+    signature = mlmodel.get("signature")
+    return isinstance(signature, dict) and bool(signature.get("inputs"))
+
+
+def flavor_of(mlmodel: Mapping[str, Any]) -> str:
+    """The native flavor that loads the model, ``python_function`` where only pyfunc can."""
+    flavors = mlmodel.get("flavors") or {}
+    return next((flavor for flavor in NATIVE if flavor in flavors), "python_function")
+
+
+def python_version_of(mlmodel: Mapping[str, Any]) -> str | None:
+    """The Python version the model was logged with, such as ``3.11.7``."""
+    pyfunc = (mlmodel.get("flavors") or {}).get("python_function") or {}
+    version = pyfunc.get("python_version")
+    return str(version) if version else None
+
+
+def requirements_of(folder: Path) -> tuple[str, ...]:
+    """The requirement lines of ``requirements.txt``, without comments; empty where the model has none."""
+    path = folder / "requirements.txt"
+    if not path.is_file():
+        return ()
+    lines = (line.split(" #")[0].strip() for line in path.read_text().splitlines())
+    return tuple(line for line in lines if line and not line.startswith("#"))

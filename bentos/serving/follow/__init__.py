@@ -1,0 +1,1 @@
+"""A server that follows an alias of the registry."""

@@ -1,0 +1,1 @@
+"""A signature compiled, and values checked by it."""

@@ -1,0 +1,1 @@
+"""The prediction log's format: written by servers, read by whoever judges."""

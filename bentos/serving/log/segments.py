@@ -1,0 +1,166 @@
+"""The prediction log: records, the frames that hold them, and the reader; the writer is bentos.serving.log.writer.
+
+A segment is a file ``<start ns>-<pid>-<seq>``: ``.open`` while a server appends to it (and holds a lock on it), ``.seg``
+once it is closed. It starts with eight bytes of magic; then frame follows frame::
+
+    length u32 | crc32 u32 | payload          (little endian; the crc is of the payload)
+
+A payload is msgpack: the records of some answered requests, each an array in the order of Record, and the count of records
+that could not be written. A frame whose length or crc does not fit is a torn tail: a server died while writing it, and
+reading stops before it. At most ``flush_seconds`` of records are lost to a kill -9; nothing is synced to disk, so a machine
+that loses power may lose more.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import struct
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
+
+import msgspec
+
+MAGIC = b"SHPSEG02"
+KINDS = ("invocations", "v2", "grpc")
+_FRAME = struct.Struct("<II")
+_LARGEST_FRAME = 1 << 30
+
+
+class Record(NamedTuple):
+    """One answered prediction request, as the server that answered it saw it."""
+
+    request_id: str
+    time_ns: int  # unix time at which the request arrived
+    assigned: str  # "baseline/3" or "candidate/4" as the gateway assigned it; "" without a gateway
+    mirrored: bool
+    attempt: int  # 1 for the first try, as the gateway counted
+    version: str  # the version that answered
+    status: int
+    latency_ns: int
+    kind: str  # one of KINDS
+    content_type: str
+    request_header_length: int  # V2 binary tensors: bytes of JSON before them; 0: none
+    response_content_type: str
+    response_header_length: int
+    request: bytes
+    response: bytes
+    request_truncated: bool = False
+    response_truncated: bool = False
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(tuple[list[Record], int]).decode
+
+
+class Scan(NamedTuple):
+    """What was read from one segment: whole records, how many its server had to drop, and where to go on."""
+
+    records: list[Record]
+    dropped: int
+    offset: int
+
+
+def block(records: Sequence[Record], max_body: int, lost: int = 0) -> bytes:
+    """One frame of *records*, and of a count of *lost* ones. Bodies longer than *max_body* bytes are cut and marked so."""
+    payload = _encode((records, lost))
+    if len(payload) > max_body:  # else no body is
+        payload = _encode(([_cut(record, max_body) for record in records], lost))
+    return _FRAME.pack(len(payload), crc32(payload)) + payload
+
+
+def _cut(record: Record, max_body: int) -> Record:
+    request, response = record.request, record.response
+    return record._replace(
+        request=request[:max_body],
+        response=response[:max_body],
+        request_truncated=record.request_truncated or len(request) > max_body,
+        response_truncated=record.response_truncated or len(response) > max_body,
+    )
+
+
+def segments(folder: Path) -> list[Path]:
+    """Every segment of *folder*, open and closed, in the order of their start; none where there is no folder.
+
+    A segment is known by its ``stem``: its suffix changes when it is closed.
+    """
+    found = [path for suffix in ("*.open", "*.seg") for path in folder.glob(suffix)]
+    return sorted({path.stem: path for path in found}.values(), key=lambda path: _order(path.stem))
+
+
+def _order(stem: str) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdigit() else 0 for part in stem.split("-"))
+
+
+def read_segment(path: Path, offset: int = 0) -> tuple[list[Record], int]:
+    """The whole records of the segment at *path* from byte *offset* on, and the offset to go on from.
+
+    Stops before a torn or unfinished tail. A segment closed meanwhile (``.open`` became ``.seg``) is found under its new
+    name. Raises FileNotFoundError where neither is there.
+    """
+    scan = scan_segment(path, offset)
+    return scan.records, scan.offset
+
+
+def scan_segment(path: Path, offset: int = 0) -> Scan:
+    """As ``read_segment``, with the number of records its server said it dropped."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        if path.suffix != ".open":
+            raise
+        file = path.with_suffix(".seg").open("rb")
+    with file:
+        magic = file.read(len(MAGIC))
+        file.seek(offset or len(MAGIC))
+        data = memoryview(file.read())
+    if (read := _reader(magic)) is None:
+        return Scan([], 0, offset)
+    at, start = 0, offset or len(MAGIC)
+    records, dropped = [], 0
+    while at + _FRAME.size <= len(data):
+        length, crc = _FRAME.unpack_from(data, at)
+        end = at + _FRAME.size + length
+        payload = data[at + _FRAME.size : end]
+        if length == 0 or length > _LARGEST_FRAME or end > len(data) or crc32(payload) != crc:
+            break
+        found, lost = read(payload)
+        records += found
+        dropped += lost
+        at = end
+    return Scan(records, dropped, start + at)
+
+
+def _reader(magic: bytes) -> Callable[[memoryview], tuple[list[Record], int]] | None:
+    """What reads the payloads of a segment that begins with *magic*; None where it is no segment, or not one yet."""
+    if magic == MAGIC:
+        return _decode
+    from bentos.serving.log import segments_v1
+
+    return segments_v1.unpack if magic == segments_v1.MAGIC else None
+
+
+def abandoned(path: Path) -> bool:
+    """Whether no living server appends to *path*: it is closed, or the lock its writer held is free."""
+    if path.suffix != ".open":
+        return True
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        pass
+    return True
+
+
+def close_leftovers(folder: Path) -> list[Path]:
+    """Renames what dead servers left open in *folder* to ``.seg``; returns the new paths."""
+    closed = []
+    for path in folder.glob("*.open"):
+        if abandoned(path):
+            with suppress(FileNotFoundError):  # another server of the version did it just now
+                closed.append(path.rename(path.with_suffix(".seg")))
+    return closed

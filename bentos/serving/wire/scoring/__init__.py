@@ -1,0 +1,1 @@
+"""MLflow's scoring protocol: JSON, CSV and NumPy's arrays."""

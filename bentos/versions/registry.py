@@ -1,0 +1,390 @@
+"""Registry: model versions, aliases and artifacts of an MLflow server, behind our own nouns.
+
+Everything goes by MLflow's plain REST interface (milliseconds, no mlflow import) but downloads from artifact stores that
+the MLflow server does not serve itself, and of a run's files: those use MLflow's client (imported on first use, about 2 s).
+
+    RegistryError
+    ├── TransientRegistryError   MLflow is away, busy or answers 5xx
+    └── PermanentRegistryError   unknown model, version or alias; a name that cannot be released; broken artifacts
+
+REST reference: https://mlflow.org/docs/latest/api_reference/rest-api.html
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bentos.serving.errors import PermanentError, ShipwayError, TransientError
+from bentos.serving.fetch.artifact_tree import (
+    flavor_of,
+    has_signature,
+    python_version_of,
+    requirements_of,
+    tree_digest,
+)
+from bentos.serving.fetch.download import DownloadError, NotServedError, RegistryAway, Rest
+from bentos.serving.files import is_about_the_disk, writable, write_atomically
+from bentos.serving.inputs.signature import SignatureError
+from bentos.versions.model_version import ModelVersion
+
+NAME = re.compile(r"[A-Za-z0-9._-]+")
+CHAMPION = "champion"
+_MISSING = frozenset({"RESOURCE_DOES_NOT_EXIST", "RESOURCE_NOT_FOUND"})
+
+
+class RegistryError(ShipwayError):
+    """Base of what the registry raises."""
+
+
+class TransientRegistryError(RegistryError, TransientError):
+    """MLflow cannot be reached or failed by itself; the same call may succeed later."""
+
+
+class PermanentRegistryError(RegistryError, PermanentError):
+    """What was asked for is not in the registry, or its artifacts cannot be used."""
+
+
+class _NotFoundError(PermanentRegistryError):
+    """MLflow says that the thing does not exist."""
+
+
+class Registry:
+    """The model registry at *tracking_uri* (``http://…``), with downloaded trees kept under *cache*.
+
+    Safe to use from several processes at once: every file in the cache is made by a rename. *timeout* is in seconds and
+    holds for each REST call, not for downloads.
+    """
+
+    def __init__(self, tracking_uri: str, cache: Path, *, timeout: float = 10.0) -> None:
+        if not tracking_uri.startswith(("http://", "https://")):
+            raise PermanentRegistryError(
+                f"registry: the tracking URI is {tracking_uri!r}, expected http://… or https://…: aliases and webhooks need"
+                " an MLflow server. Start one with `shipway up`, or set MLFLOW_TRACKING_URI to yours."
+            )
+        self.tracking_uri = tracking_uri.rstrip("/")
+        self.cache = cache.absolute()
+        self._timeout = timeout
+        user = os.environ.get("MLFLOW_TRACKING_USERNAME")  # the same variables that MLflow's own client reads
+        self._auth = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None
+
+    # What exists
+
+    def models(self) -> list[str]:
+        """The names of all registered models, sorted."""
+        names: list[str] = []
+        token: str | None = None
+        while True:
+            query = {"max_results": "200", **({"page_token": token} if token else {})}
+            page = self._call("GET", "registered-models/search", query)
+            names += [str(item["name"]) for item in page.get("registered_models", [])]
+            token = page.get("next_page_token")
+            if not token:
+                return sorted(names)
+
+    def versions(self, model: str) -> list[str]:
+        """The versions of *model*, oldest first. Raises PermanentRegistryError for an unknown model."""
+        self._model(model)
+        numbers: list[int] = []
+        token: str | None = None
+        while True:
+            query = {"filter": f"name='{model}'", "max_results": "200", **({"page_token": token} if token else {})}
+            page = self._call("GET", "model-versions/search", query)
+            numbers += [int(item["version"]) for item in page.get("model_versions", [])]
+            token = page.get("next_page_token")
+            if not token:
+                return [str(number) for number in sorted(numbers)]
+
+    def aliases(self, model: str) -> dict[str, str]:
+        """Alias → version of *model*. Raises PermanentRegistryError for an unknown model."""
+        return {str(item["alias"]): str(item["version"]) for item in self._model(model).get("aliases", [])}
+
+    def champion(self, model: str) -> str | None:
+        """The version that the alias ``champion`` names, None where there is none."""
+        return self.aliases(model).get(CHAMPION)
+
+    # Aliases
+
+    def set_alias(self, model: str, alias: str, version: str) -> None:
+        """Points *alias* of *model* at *version*; setting it again changes nothing."""
+        self._version(model, version)
+        if self.aliases(model).get(alias) != version:
+            self._call("POST", "registered-models/alias", {"name": model, "alias": alias, "version": version})
+
+    def delete_alias(self, model: str, alias: str) -> None:
+        """Removes *alias* of *model*; an alias that is not there is no error (and sends no webhook)."""
+        if alias in self.aliases(model):
+            self._call("DELETE", "registered-models/alias", {"name": model, "alias": alias})
+
+    # Versions and their artifacts
+
+    def resolve(self, model: str, *, version: str | None = None, alias: str | None = None) -> ModelVersion:
+        """The model version that *version* or *alias* (exactly one of them) names, its artifact tree downloaded and digested.
+
+        Raises PermanentRegistryError naming what exists, SignatureError with the line of code that would add a signature,
+        TransientRegistryError when MLflow is away.
+        """
+        if (version is None) == (alias is None):
+            raise ValueError(
+                f"{model}: exactly one of version and alias must be given, found {version!r} and {alias!r}"
+            )
+        known = self.aliases(model)
+        if alias is not None:
+            if alias not in known:
+                found = ", ".join(f"{name} → {number}" for name, number in sorted(known.items())) or "none"
+                raise PermanentRegistryError(
+                    f"model {model}: no alias {alias!r}; aliases: {found}. Set one with"
+                    f" `MlflowClient().set_registered_model_alias({model!r}, {alias!r}, version)`, or name a version."
+                )
+            version = known[alias]
+        assert version is not None
+        described = self._version(model, version)
+        with writable(self.cache, "the model's artifacts"):
+            folder, digest = self._tree(model, version, str(described.get("source", "")))
+        return _model_version(described, folder, digest, known)
+
+    def fetch(self, mv: ModelVersion) -> Path:
+        """The folder of the artifact tree of *mv*, checked against its digest; downloaded again where it does not match.
+
+        Raises PermanentRegistryError where the registry's bytes are no longer those that *mv* was resolved from.
+        """
+        folder = self._folder(mv.digest)
+        if folder.is_dir() and tree_digest(folder) == mv.digest:
+            return folder
+        with writable(self.cache, "the model's artifacts"):
+            found, digest = self._download(mv.model, mv.version)
+        if digest != mv.digest:
+            raise PermanentRegistryError(
+                f"model {mv.name}: the registry's artifacts have digest {digest}, expected {mv.digest} as resolved before."
+                " A version's files must not change: register the new files as a new version."
+            )
+        return found
+
+    def run_artifact(self, run_id: str, path: str) -> Path | None:
+        """The artifact *path* (a file) of the run *run_id*, downloaded; None where the run has no such artifact.
+
+        Raises PermanentRegistryError for an unknown run.
+        """
+        self._call("GET", "runs/get", {"run_id": run_id}, what=f"run {run_id}")
+        parent = path.rpartition("/")[0]
+        listed = self._call("GET", "artifacts/list", {"run_id": run_id, **({"path": parent} if parent else {})})
+        if not any(item["path"] == path and not item.get("is_dir") for item in listed.get("files", [])):
+            return None
+        target = self.cache / "runs" / run_id / path
+        if not target.exists():
+            with writable(self.cache, "a run's artifact"), _temporary(self.cache) as folder:
+                source = self._fetch_into(folder, run_id=run_id, path=path, what=f"run {run_id}: artifact {path}")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                source.replace(target)
+        return target
+
+    # Behind the door
+
+    def _folder(self, digest: str) -> Path:
+        return self.cache / digest.removeprefix("sha256:")[:16]
+
+    def _tree(self, model: str, version: str, source: str) -> tuple[Path, str]:
+        """The tree and digest of a version: by the index of earlier downloads where that still holds."""
+        index = self._index(model, version)
+        if index.exists():
+            entry = json.loads(index.read_text())
+            folder = self._folder(str(entry["digest"]))
+            if entry["source"] == source and folder.is_dir() and tree_digest(folder) == entry["digest"]:
+                return folder, str(entry["digest"])
+        folder, digest = self._download(model, version)
+        write_atomically(index, json.dumps({"source": source, "digest": digest}))
+        return folder, digest
+
+    def _index(self, model: str, version: str) -> Path:
+        return self.cache / "index" / model / f"{version}.json"
+
+    def _download(self, model: str, version: str) -> tuple[Path, str]:
+        """Downloads a version's tree to the folder named by its digest; a folder there that does not match is replaced."""
+        answer = self._call("GET", "model-versions/get-download-uri", {"name": model, "version": version})
+        uri = str(answer.get("artifact_uri", ""))
+        with _temporary(self.cache) as temporary:
+            tree = self._fetch_tree(temporary, uri, f"model {model}/{version}: artifacts at {uri}")
+            if not (tree / "MLmodel").is_file():
+                found = ", ".join(sorted(entry.name for entry in tree.iterdir())[:10]) or "nothing"
+                raise PermanentRegistryError(
+                    f"model {model}/{version}: no MLmodel file at {uri}, found {found}. The artifacts are missing or"
+                    " damaged: log and register the model again."
+                )
+            digest = tree_digest(tree)
+            folder = self._folder(digest)
+            if folder.exists() and tree_digest(folder) != digest:
+                folder.rename(temporary / "damaged")
+            if not folder.exists():
+                try:
+                    tree.rename(folder)
+                except OSError:
+                    if not folder.exists():  # else another process brought the same tree first
+                        raise
+            return folder, digest
+
+    def _fetch_tree(self, folder: Path, uri: str, what: str) -> Path:
+        """The tree at *uri*, below *folder*: by plain REST where the server itself keeps it, else by MLflow's client."""
+        tree = folder / "download"
+        try:
+            Rest(self.tracking_uri).fetch(uri, tree)
+        except NotServedError:
+            return self._fetch_into(folder, uri=uri, what=what)
+        except (DownloadError, RegistryAway, OSError) as error:
+            raise self._undownloadable(error, what) from error
+        return tree
+
+    def _undownloadable(self, error: Exception, what: str) -> Exception:
+        """What a failed download comes to; raises TransientRegistryError where MLflow is away."""
+        full = is_about_the_disk(error)
+        if full is not None:
+            return full
+        self._call("GET", "registered-models/search", {"max_results": "1"})  # away? then that is the error
+        return PermanentRegistryError(
+            f"{what}: cannot be downloaded: {_short(error)}. The files are missing or damaged: log and register the"
+            " model again."
+        )
+
+    def _fetch_into(
+        self, folder: Path, *, what: str, uri: str | None = None, run_id: str | None = None, path: str | None = None
+    ) -> Path:
+        """MLflow's own download of an artifact URI or of a run's artifact, below *folder*."""
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return Path(
+                download_artifacts(
+                    artifact_uri=uri,
+                    run_id=run_id,
+                    artifact_path=path,
+                    dst_path=str(folder / "download"),
+                    tracking_uri=self.tracking_uri,
+                    registry_uri=self.tracking_uri,
+                )
+            )
+        except (MlflowException, OSError) as error:
+            raise self._undownloadable(error, what) from error
+
+    def _model(self, model: str) -> dict[str, Any]:
+        if not NAME.fullmatch(model) or set(model) == {"."}:
+            raise PermanentRegistryError(
+                f"model {model!r}: this name cannot be released, because it becomes part of paths and URLs; expected only"
+                " letters, digits, '.', '_' and '-'. Register the model under such a name."
+            )
+        try:
+            return dict(self._call("GET", "registered-models/get", {"name": model})["registered_model"])
+        except _NotFoundError as error:
+            names = self.models()
+            found = ", ".join(names[:20]) + (", …" if len(names) > 20 else "") if names else "none"
+            raise PermanentRegistryError(
+                f"model {model}: not in the registry at {self.tracking_uri}; registered models: {found}. Register it with"
+                f" `mlflow.register_model(model_uri, {model!r})`."
+            ) from error
+
+    def _version(self, model: str, version: str) -> dict[str, Any]:
+        known = self.versions(model)
+        if version not in known:
+            raise PermanentRegistryError(
+                f"model {model}: no version {version!r}; versions: {', '.join(known[-20:]) or 'none'}."
+                " Name one of them, or register a new one."
+            )
+        described = self._call("GET", "model-versions/get", {"name": model, "version": version})
+        return dict(described["model_version"])
+
+    def _call(self, method: str, path: str, values: Mapping[str, str], *, what: str = "") -> dict[str, Any]:
+        """One REST call; GET sends *values* as a query, the others as JSON."""
+        import httpx
+
+        url = f"{self.tracking_uri}/api/2.0/mlflow/{path}"
+        sent: dict[str, Any] = {"params": dict(values)} if method == "GET" else {"json": dict(values)}
+        try:
+            # httpx loads all CA certificates for a client that verifies (20 ms a call): only where there is TLS
+            verify = self.tracking_uri.startswith("https://")
+            with httpx.Client(timeout=self._timeout, auth=self._auth, verify=verify) as client:
+                response = client.request(method, url, **sent)
+        except httpx.HTTPError as error:
+            raise TransientRegistryError(
+                f"registry {self.tracking_uri}: no answer to {method} {path}: {_short(error)}. Is the MLflow server up?"
+                " `shipway status` says so."
+            ) from error
+        if response.is_success:
+            return dict(response.json())
+        return _refuse(self.tracking_uri, method, path, response.status_code, response.text, what)
+
+
+def _refuse(uri: str, method: str, path: str, status: int, body: str, what: str) -> dict[str, Any]:
+    try:
+        problem = json.loads(body)
+        code, message = str(problem.get("error_code", "")), str(problem.get("message", ""))
+    except (ValueError, AttributeError):
+        code, message = "", body[:300]
+    text = f"registry {uri}: {what or f'{method} {path}'}: {status} {code}: {message}"
+    if status >= 500 or status in (408, 429):
+        raise TransientRegistryError(text)
+    if code in _MISSING or status == 404:
+        raise _NotFoundError(text)
+    if status in (401, 403):
+        raise PermanentRegistryError(f"{text}. Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.")
+    raise PermanentRegistryError(text)
+
+
+def _model_version(described: Mapping[str, Any], folder: Path, digest: str, aliases: Mapping[str, str]) -> ModelVersion:
+    model, version = str(described["name"]), str(described["version"])
+    name = f"{model}/{version}"
+    try:
+        mlmodel = yaml.safe_load((folder / "MLmodel").read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise PermanentRegistryError(
+            f"model {name}: MLmodel cannot be read: {error}. Register the model again."
+        ) from error
+    if not isinstance(mlmodel, dict) or not isinstance(mlmodel.get("flavors"), dict):
+        raise PermanentRegistryError(
+            f"model {name}: MLmodel names no flavors, so nothing can load it. Register it again."
+        )
+    if not has_signature(mlmodel):
+        raise SignatureError(
+            f"model {name}: no signature, so requests cannot be checked against anything. Log it again with one:"
+            " `mlflow.<flavor>.log_model(model, name=…, signature=infer_signature(X, model.predict(X)))`, where"
+            " `from mlflow.models import infer_signature`; or add one in place:"
+            f" `mlflow.models.set_signature({str(described.get('source', ''))!r}, infer_signature(X, y))` and register that."
+        )
+    return ModelVersion(
+        model=model,
+        version=version,
+        run_id=str(described["run_id"]) if described.get("run_id") else None,
+        source=str(described.get("source", "")),
+        flavor=flavor_of(mlmodel),
+        digest=digest,
+        requirements=requirements_of(folder),
+        python_version=python_version_of(mlmodel),
+        aliases=tuple(sorted(alias for alias, number in aliases.items() if number == version)),
+        tags={str(tag["key"]): str(tag["value"]) for tag in described.get("tags", [])},
+    )
+
+
+class _temporary:  # noqa: N801 - reads as the verb it is, like contextlib's own
+    """A temporary folder beside the cache's folders, so that moving out of it is one rename."""
+
+    def __init__(self, cache: Path) -> None:
+        self._cache = cache
+
+    def __enter__(self) -> Path:
+        self._cache.mkdir(parents=True, exist_ok=True)
+        self._path = Path(tempfile.mkdtemp(prefix=".download-", dir=self._cache))
+        return self._path
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self._path, ignore_errors=True)
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"

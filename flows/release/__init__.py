@@ -1,0 +1,1 @@
+"""One release: its world, the machine that decides, and what carries its steps out."""

@@ -1,0 +1,218 @@
+"""The wire check: the deployed server's answers against in-process predictions of the same rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bentos.serving.errors import PermanentError
+from monitoring.interface import Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from bentos.policy.release import ReleasePolicy
+    from bentos.versions.reference import Reference
+    from flows.release.line import Line
+    from flows.release.prepare import Prepared
+    from infra.targets.interface import Address
+    from monitoring.evidence.check import CheckResult
+
+PREDICT_SECONDS = 300.0
+REPLAY_ROWS = 2_000  # a first version is judged by this much of its reference
+REFERENCE_ROWS = 1_000  # rows of the reference whose predictions drift is measured against
+CHUNK = 100  # rows a request
+
+
+class CheckError(PermanentError):
+    """The server refused rows of its own reference; the message has its status and body."""
+
+
+def reference_of(line: Line, prepared: Prepared, policy: ReleasePolicy) -> Reference:
+    """The reference data of a version; its ``path`` is None where the version has none."""
+    from bentos.versions.reference import find_reference
+
+    return find_reference(
+        line.registry, prepared.version, prepared.artifacts, policy.reference, line.settings.root / "references"
+    )
+
+
+def check_version(
+    line: Line, prepared: Prepared, address: Address, policy: ReleasePolicy, folder: Path, *, baseline: str | None
+) -> Verdict:
+    """Sends reference rows over the wire and compares the answers with a child process of the model's environment.
+
+    A first version (*baseline* None) is judged by this alone, so that more of its reference is replayed. Rows, answers
+    and results are left under *folder* as evidence. Without a reference the verdict is INCONCLUSIVE and says why.
+    """
+    import pandas as pd
+
+    from monitoring.verdict import judge_first, judge_wire
+
+    folder.mkdir(parents=True, exist_ok=True)
+    reference = reference_of(line, prepared, policy)
+    check = replay = None
+    if reference.path is not None:
+        rows = model_inputs(pd.read_parquet(reference.path), prepared)
+        check = compare_answers(prepared, address, sample(rows, policy.check.rows), policy, folder / "check")
+        if baseline is None and len(rows) <= policy.check.rows:
+            replay = check  # the sample was the whole reference
+        elif baseline is None:
+            replay = compare_answers(prepared, address, sample(rows, REPLAY_ROWS), policy, folder / "replay")
+    kept = {"check": asdict(check) if check else None, "replay": asdict(replay) if replay else None}
+    (folder / "checks.json").write_text(json.dumps({**kept, "reference": reference.source, "note": reference.note}))
+    if baseline is None:
+        return judge_first(prepared.version.version, check, replay)
+    return judge_wire(baseline, prepared.version.version, check)
+
+
+def compare_answers(
+    prepared: Prepared, address: Address, rows: pd.DataFrame, policy: ReleasePolicy, folder: Path
+) -> CheckResult:
+    """The same *rows* answered in a child process and by the server at *address*; both are left under *folder*."""
+    import pandas as pd
+
+    from bentos.serving.child import run_predict
+    from monitoring.evidence.check import compare
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rows.to_parquet(folder / "rows.parquet", index=False)
+    inside = folder / "in_process.parquet"
+    run_predict(
+        prepared.environment.python,
+        prepared.code,
+        prepared.bento.path,
+        folder / "rows.parquet",
+        inside,
+        PREDICT_SECONDS,
+    )
+    expected = pd.read_parquet(inside)
+    expected = expected[[name for name in expected.columns if not name.startswith("probability_")]]
+    answers = over_the_wire(address, rows, tensors=not _named(prepared))
+    (folder / "wire.json").write_text(json.dumps(answers, default=str))
+    return compare(spread(answers), spread(expected.to_dict("records")), policy.check.tolerance)
+
+
+def reference_answers(reference: Path, arms: Mapping[str, Prepared], folder: Path) -> pd.DataFrame | None:
+    """What each of *arms* (baseline, candidate) answers in process to a sample of the reference: one column an arm.
+
+    None where a version answers with more than one value a row. Kept below *folder*, so that it is computed once.
+    """
+    import pandas as pd
+
+    from bentos.serving.child import run_predict
+
+    answers = {}
+    for arm, prepared in arms.items():
+        output = folder / f"reference-{arm}.parquet"
+        if not output.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            rows = folder / f"reference-{arm}-rows.parquet"
+            sampled = sample(model_inputs(pd.read_parquet(reference), prepared), REFERENCE_ROWS)
+            sampled.to_parquet(rows, index=False)
+            run_predict(prepared.environment.python, prepared.code, prepared.bento.path, rows, output, PREDICT_SECONDS)
+        found = pd.read_parquet(output)
+        named = [name for name in found.columns if not name.startswith("probability_")]
+        if len(named) != 1:
+            return None
+        answers[arm] = found[named[0]]
+    return pd.DataFrame(answers)
+
+
+def model_inputs(rows: pd.DataFrame, prepared: Prepared) -> pd.DataFrame:
+    """The reference without what is no input: its target, its own predictions."""
+    from bentos.serving.inputs.signature import load_signature
+
+    known = [item.name for item in load_signature(prepared.artifacts).inputs if item.name]
+    wanted = [name for name in rows.columns if name in known]
+    return rows[wanted] if wanted else rows
+
+
+def _named(prepared: Prepared) -> bool:
+    from bentos.serving.inputs.signature import Column, load_signature
+
+    return isinstance(load_signature(prepared.artifacts).inputs[0], Column)
+
+
+def sample(frame: pd.DataFrame, rows: int) -> pd.DataFrame:
+    """At most *rows* rows, evenly spread over the frame: the same ones every time."""
+    if len(frame) <= rows:
+        return frame.reset_index(drop=True)
+    step = len(frame) / rows
+    return frame.iloc[[int(index * step) for index in range(rows)]].reset_index(drop=True)
+
+
+def over_the_wire(address: Address, rows: pd.DataFrame, *, tensors: bool) -> list[object]:
+    """The server's answers to *rows*, one a row. Raises CheckError with what the server said otherwise."""
+    import httpx
+
+    transport = httpx.HTTPTransport(uds=address.uds) if address.uds else None
+    answers: list[object] = []
+    with httpx.Client(
+        transport=transport, base_url="http://check" if address.uds else str(address), timeout=60
+    ) as http:
+        for start in range(0, len(rows), CHUNK):
+            part = rows.iloc[start : start + CHUNK]
+            body = encode(part, tensors=tensors)
+            response = http.post("/invocations", content=body, headers={"content-type": "application/json"})
+            if response.status_code != 200:
+                raise CheckError(
+                    f"rows {start}..{start + len(part) - 1} of the reference: expected 200, found {response.status_code}:"
+                    f" {response.text[:500]}. The version cannot answer its own training data."
+                )
+            found = response.json()["predictions"]
+            answers.extend(found if isinstance(found, list) else [found])
+    return answers
+
+
+def encode(rows: pd.DataFrame, *, tensors: bool) -> bytes:
+    """Rows as MLflow's scoring protocol takes them: ``dataframe_split``, or ``inputs`` for a model over tensors."""
+    import orjson
+
+    values = {str(name): [_plain(value) for value in rows[name]] for name in rows.columns}
+    if tensors:
+        inputs = next(iter(values.values())) if len(values) == 1 else values
+        return orjson.dumps({"inputs": inputs}, option=orjson.OPT_SERIALIZE_NUMPY)
+    data = [list(row) for row in zip(*values.values(), strict=True)]
+    split = {"columns": list(values), "data": data}
+    return orjson.dumps({"dataframe_split": split}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _plain(value: object) -> object:
+    """A cell as JSON has it: null for what is missing, ISO text for times, base64 for bytes, nested lists for arrays."""
+    import base64
+
+    import numpy as np
+    import pandas as pd
+
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if value is None or value is pd.NaT or (isinstance(value, float) and value != value):
+        return None
+    if isinstance(value, (pd.Timestamp, np.datetime64)):
+        return pd.Timestamp(value).isoformat()
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def spread(answers: Sequence[object]) -> pd.DataFrame:
+    """Answers as one flat row each, however they are nested, so that two servers' answers can be compared."""
+    import pandas as pd
+
+    return pd.DataFrame([_flat(answer) for answer in answers], dtype=object)
+
+
+def _flat(answer: object) -> list[object]:
+    import numpy as np
+
+    if isinstance(answer, dict):
+        return [cell for name in sorted(answer) for cell in _flat(answer[name])]
+    if isinstance(answer, (list, tuple, np.ndarray)):
+        return [cell for item in answer for cell in _flat(item)]
+    return [answer]

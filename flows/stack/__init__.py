@@ -1,0 +1,1 @@
+"""The stack that the flows run in."""

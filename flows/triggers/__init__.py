@@ -1,0 +1,1 @@
+"""What starts, wakes and answers flows from outside."""

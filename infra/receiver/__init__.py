@@ -1,0 +1,1 @@
+"""The receiver: webhooks, labels and reports over HTTP."""

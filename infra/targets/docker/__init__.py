@@ -1,0 +1,1 @@
+"""Versions as containers of a Docker engine."""

@@ -1,0 +1,1 @@
+"""Versions as kept processes of this machine."""

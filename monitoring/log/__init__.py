@@ -1,0 +1,1 @@
+"""The prediction log, read: joined, tailed, compacted."""

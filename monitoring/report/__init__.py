@@ -1,0 +1,1 @@
+"""What a release came to, for people."""

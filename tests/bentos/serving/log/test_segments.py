@@ -1,0 +1,291 @@
+"""The prediction log: what is appended is read back, and nothing but the last flush can be lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bentos.serving.log import segments as log
+from bentos.serving.log import writer as segment_writer
+from bentos.serving.log.segments import Record, abandoned, block, read_segment, scan_segment, segments
+from bentos.serving.log.writer import SegmentWriter
+
+BEFORE = (  # a segment of the format of before: two records and a count of seven lost ones
+    "534850534547303165000000fee2fdf30001c800010001002a36fe9c9717d204000000000000000000000000000004000b00"
+    "010010001000020000000300000069642d3163616e6469646174652f34346170706c69636174696f6e2f6a736f6e6170706c"
+    "69636174696f6e2f6a736f6e01025b315d64000000454f4e6b0002c800010002002a36fe9c9717d204000000000000000000"
+    "000000000004000b00010010001000020000000200000069642d3263616e6469646174652f34346170706c69636174696f6e"
+    "2f6a736f6e6170706c69636174696f6e2f6a736f6e7b7d5b5d09000000fc1183a5ff0700000000000000"
+)
+
+
+def record(number: int = 0, request: bytes = b"{}", response: bytes = b"[]") -> Record:
+    return Record(
+        f"id-{number}", 1_700_000_000_000_000_000 + number, "candidate/4", number % 2 == 1, 1, "4", 200, 1234,
+        "invocations", "application/json", 0, "application/json", 0, request, response,
+    )  # fmt: skip
+
+
+def everything(folder: Path) -> list[Record]:
+    return [found for path in segments(folder) for found in read_segment(path)[0]]
+
+
+def test_records_come_back_as_they_were(tmp_path: Path) -> None:
+    sent = [record(number, b"x" * number, b"y" * (number * 7)) for number in range(50)]
+    writer = SegmentWriter(tmp_path)
+    for one in sent:
+        writer.append(one)
+    writer.close()
+    assert everything(tmp_path) == sent
+    assert [path.suffix for path in segments(tmp_path)] == [".seg"]
+    assert writer.written == 50
+
+
+@given(
+    st.tuples(st.text(max_size=40), st.text(max_size=20), st.text(max_size=9), st.text(max_size=20)),
+    st.binary(max_size=300),
+    st.binary(max_size=300),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(log.KINDS),
+)
+def test_any_texts_and_bodies_survive(tmp_path_factory, texts, request, response, header, kind) -> None:
+    request_id, assigned, version, content_type = (text.encode("utf-8", "replace").decode() for text in texts)
+    one = Record(request_id, 1, assigned, True, 2, version, 599, 3, kind, content_type, header, "a/b", 9, request, response)  # fmt: skip
+    path = tmp_path_factory.mktemp("segment") / "1-1-1.seg"
+    path.write_bytes(log.MAGIC + block([one], 1 << 20))
+    assert read_segment(path)[0] == [one]
+
+
+def test_reading_goes_on_where_it_stopped_and_through_the_rename(tmp_path: Path) -> None:
+    writer = SegmentWriter(tmp_path)
+    writer.append(record(1))
+    writer.flush()
+    [path] = segments(tmp_path)
+    assert path.suffix == ".open"
+    first, offset = read_segment(path)
+    assert [one.request_id for one in first] == ["id-1"]
+    assert read_segment(path, offset) == ([], offset)
+    writer.append(record(2))
+    writer.close()
+    second, _ = read_segment(path, offset)
+    assert [one.request_id for one in second] == ["id-2"]
+
+
+def test_an_idle_server_shows_its_records_within_a_second(tmp_path: Path) -> None:
+    writer = SegmentWriter(tmp_path)
+    writer.append(record(1))
+    deadline = time.monotonic() + 1.0
+    while not everything(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(everything(tmp_path)) == 1
+    writer.close()
+
+
+def test_every_torn_tail_is_ignored(tmp_path: Path) -> None:
+    whole = log.MAGIC + block([record(1)], 1 << 20)
+    tail = block([record(2, b"longer body")], 1 << 20)
+    path = tmp_path / "1-1-1.open"
+    for cut in range(len(tail)):
+        path.write_bytes(whole + tail[:cut])
+        assert read_segment(path) == ([record(1)], len(whole))
+    path.write_bytes(whole + tail[:-1] + bytes([tail[-1] ^ 1]))
+    assert read_segment(path) == ([record(1)], len(whole))
+    path.write_bytes(whole + tail)
+    assert len(read_segment(path)[0]) == 2
+
+
+def test_rotates_by_size_and_by_time(tmp_path: Path) -> None:
+    by_size = SegmentWriter(tmp_path / "size", rotate_bytes=2000, flush_seconds=0.01)
+    for number in range(20):
+        by_size.append(record(number, b"x" * 500))
+        time.sleep(0.01)
+    by_size.close()
+    assert len(segments(tmp_path / "size")) > 2
+    assert [one.request_id for one in everything(tmp_path / "size")] == [f"id-{number}" for number in range(20)]
+
+    by_time = SegmentWriter(tmp_path / "time", rotate_seconds=0.05, flush_seconds=0.01)
+    by_time.append(record(1))
+    deadline = time.monotonic() + 2
+    while not list((tmp_path / "time").glob("*.seg")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(list((tmp_path / "time").glob("*.seg"))) == 1, "an idle segment is closed too"
+    by_time.close()
+
+
+def test_a_long_body_is_cut_and_marked(tmp_path: Path) -> None:
+    writer = SegmentWriter(tmp_path, max_body=10)
+    writer.append(record(1, b"0123456789abc", b"short"))
+    writer.close()
+    [found] = everything(tmp_path)
+    assert (found.request, found.request_truncated) == (b"0123456789", True)
+    assert (found.response, found.response_truncated) == (b"short", False)
+
+
+def test_sampling_keeps_the_same_requests_in_both_arms(tmp_path: Path) -> None:
+    for arm in ("baseline", "candidate"):
+        writer = SegmentWriter(tmp_path / arm, sample=0.3)
+        for number in range(1000):
+            writer.append(record(number))
+        writer.close()
+    baseline, candidate = ([one.request_id for one in everything(tmp_path / arm)] for arm in ("baseline", "candidate"))
+    assert baseline == candidate
+    assert 200 < len(baseline) < 400
+
+
+def test_a_full_buffer_drops_counts_and_tells_the_next_segment(tmp_path: Path) -> None:
+    writer = SegmentWriter(tmp_path, max_buffer=1000, flush_seconds=60)
+    for number in range(10):
+        writer.append(record(number, b"x" * 400))
+    assert writer.dropped >= 7
+    writer.close()
+    scans = [scan_segment(path) for path in segments(tmp_path)]
+    assert sum(scan.dropped for scan in scans) == writer.dropped
+    assert sum(len(scan.records) for scan in scans) == 10 - writer.dropped
+
+
+def test_a_full_disk_drops_and_recovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = SegmentWriter(tmp_path, flush_seconds=60)
+    writer.append(record(0))
+    writer.flush()
+    real = os.write
+
+    def full(file: int, data: bytes) -> int:
+        if len(data) > 20:
+            return real(file, data[:20])  # a disk takes what fits before it says no
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    # The operating system is the seam: filling a real disk needs a mount.
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            segment_writer.os,
+            "write",
+            lambda file, data: (patch.setattr(segment_writer.os, "write", _no_space), full(file, data))[1],
+        )
+        writer.append(record(1))
+        writer.flush()
+    assert writer.dropped == 1
+    assert "No space left" in writer.error
+    writer.append(record(2))
+    writer.close()
+    assert [one.request_id for one in everything(tmp_path)] == ["id-0", "id-2"]
+    assert sum(scan_segment(path).dropped for path in segments(tmp_path)) == 1
+    assert writer.error == ""
+
+
+def _no_space(file: int, data: bytes) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_folder_that_cannot_be_made_drops_and_says_why(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    writer = SegmentWriter(tmp_path / "file" / "folder")
+    writer.append(record(1))
+    writer.close()
+    assert writer.dropped == 1
+    assert "file" in writer.error
+
+
+APPENDER = """
+import sys, time
+from pathlib import Path
+from bentos.serving.log.writer import SegmentWriter
+from bentos.serving.log.segments import Record
+writer = SegmentWriter(Path(sys.argv[1]), flush_seconds=0.2)
+number = 0
+while True:
+    writer.append(Record(f"id-{number}", time.time_ns(), "", False, 1, "1", 200, 1, "v2", "", 0, "", 0, b"q" * 300, b"a"))
+    number += 1
+    print(number, time.time_ns(), flush=True)
+    time.sleep(0.001)
+"""
+
+
+def test_kill_9_loses_at_most_the_last_flush(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", APPENDER, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[4],
+    ) as child:
+        assert child.stdout is not None
+        for line in child.stdout:
+            if int(line.split()[0]) == 800:
+                break
+        [path] = segments(tmp_path)
+        assert not abandoned(path)
+        child.send_signal(signal.SIGKILL)
+        killed_ns = time.time_ns()
+        child.stdout.read()
+    [path] = segments(tmp_path)
+    assert path.suffix == ".open"
+    assert abandoned(path)
+    found, _ = read_segment(path)
+    assert [one.request_id for one in found] == [f"id-{number}" for number in range(len(found))]
+    assert killed_ns - found[-1].time_ns < 1_000_000_000
+    SegmentWriter(tmp_path).close()
+    assert [left.suffix for left in segments(tmp_path)] == [".seg"], "the next server closes what a dead one left"
+
+
+def test_append_costs_microseconds(tmp_path: Path) -> None:
+    writer = SegmentWriter(tmp_path, max_buffer=1 << 30)
+    one = record(1, b"x" * 400, b"y" * 60)
+    best = min(_microseconds(writer, one) for _ in range(5))
+    writer.close()
+    print(f"append: {best:.2f} µs")
+    assert best < 30
+
+
+def _microseconds(writer: SegmentWriter, one: Record) -> float:
+    started = time.perf_counter()
+    for _ in range(2000):
+        writer.append(one)
+    return (time.perf_counter() - started) / 2000 * 1e6
+
+
+def test_segments_of_servers_from_before_are_still_read(tmp_path: Path) -> None:
+    path = tmp_path / "1-1-1.seg"
+    path.write_bytes(bytes.fromhex(BEFORE))
+    scan = scan_segment(path)
+    assert scan.records == [record(1, b"\x01\x02", b"[1]"), record(2)._replace(request_truncated=True)]
+    assert scan.dropped == 7
+    assert scan_segment(path, scan.offset) == log.Scan([], 0, len(BEFORE) // 2)
+    path.write_bytes(bytes.fromhex(BEFORE)[:-1])
+    assert len(scan_segment(path).records) == 2
+    assert scan_segment(path).dropped == 0
+
+
+def test_what_is_no_segment_has_no_records(tmp_path: Path) -> None:
+    path = tmp_path / "1-1-1.seg"
+    for data in (b"", b"SHP", b"something else entirely, of some length"):
+        path.write_bytes(data)
+        assert scan_segment(path) == log.Scan([], 0, 0)
+
+
+def test_a_deferred_record_is_made_once_and_within_a_flush(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def record_of(number: int) -> Record:
+        made.append(number)
+        return record(number)
+
+    writer = SegmentWriter(tmp_path, flush_seconds=0.05)
+    for number in range(3):
+        writer.defer(record_of, number, 10)
+    deadline = time.monotonic() + 5
+    while writer.written < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert everything(tmp_path) == [record(number) for number in range(3)]
+    for number in range(3, 500):
+        writer.defer(record_of, number, 10)
+    writer.close()
+    assert made == list(range(500))
+    assert everything(tmp_path) == [record(number) for number in range(500)]

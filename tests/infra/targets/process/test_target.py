@@ -1,0 +1,170 @@
+"""Real processes: what lives, what dies, and what is found again."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from infra.processes import identity
+from infra.targets.interface import PermanentTargetError, State
+from infra.targets.process import target as process
+
+
+def processes(deployment):
+    """The pids of a deployment's keeper and server."""
+    state = json.loads((Path(deployment.address.uds).parent / "state.json").read_text())
+    return state["keeper"]["pid"], state["server"]["pid"]
+
+
+def wait_until(condition, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_the_server_gets_its_command_line_and_no_secret(make_target, spec_of, tmp_path, monkeypatch, ask):
+    monkeypatch.setenv("SHIPWAY_SECRET", "hush")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    target = make_target(environment={"EVERY": "server"})
+    target.ensure(spec_of(EXTRA="mine"))
+    answer = ask(target.ready(spec_of().name, 10))
+    assert f"'segments': '{tmp_path}/segments/flights/1'" in answer
+    assert "'EXTRA': 'mine'" in answer and "'EVERY': 'server'" in answer
+    assert "hush" not in answer and "PYTHONDONTWRITEBYTECODE" not in answer
+    assert stat.S_IMODE((tmp_path / "deployments" / spec_of().name).stat().st_mode) == 0o700
+    assert "started flights-1-" in target.logs(spec_of().name)
+
+
+def test_it_survives_the_process_that_started_it(make_target, spec_of, tmp_path):
+    program = textwrap.dedent(
+        f"""
+        from pathlib import Path
+        from infra.targets.interface import DeploymentSpec
+        from infra.targets.process.target import ProcessTarget
+        target = ProcessTarget(Path({str(tmp_path / "deployments")!r}), segments=Path({str(tmp_path / "segments")!r}))
+        target.ready(target.ensure({spec_of()!r}).name, 10)
+        import os, signal
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", program], start_new_session=True, cwd=Path(__file__).parents[4])
+    assert done.returncode == -signal.SIGKILL
+    assert make_target().ready(spec_of().name, 1).restarts == 0
+
+
+def test_a_killed_server_is_started_again(make_target, spec_of):
+    target = make_target()
+    name = target.ensure(spec_of()).name
+    before = target.ready(name, 10)
+    state = Path(before.address.uds).parent / "state.json"
+    wait_until(lambda: json.loads(state.read_text())["was_ready"])  # its keeper saw that too
+    for times in (1, 2, 3, 4):
+        os.kill(processes(target.ready(name, 10))[1], signal.SIGKILL)
+        wait_until(lambda times=times: target.list()[0].restarts == times)
+    after = target.ready(name, 10)
+    assert (after.restarts, after.address) == (4, before.address)
+
+
+def test_the_server_dies_with_its_keeper_and_is_restored(make_target, spec_of):
+    target = make_target()
+    name = target.ensure(spec_of()).name
+    keeper_pid, server_pid = processes(target.ready(name, 10))
+    os.kill(server_pid, signal.SIGSTOP)  # even a stopped one
+    os.kill(keeper_pid, signal.SIGKILL)
+    wait_until(lambda: identity(server_pid) is None)
+    (found,) = target.list()
+    assert found.state is State.FAILED
+    assert "`shipway up`" in found.reason
+    assert [deployment.name for deployment in target.restore()] == [name]
+    assert target.ready(name, 10).state is State.READY
+    assert target.restore() == []
+
+
+def test_a_server_that_cannot_start_fails_with_the_end_of_its_log(make_target, spec_of):
+    target = make_target()
+    name = target.ensure(spec_of(FAIL="1")).name
+    with pytest.raises(PermanentTargetError, match=r"(?s)3 times before it was ever ready.*no model here"):
+        target.ready(name, 20)
+    assert target.list()[0].state is State.FAILED
+
+
+def test_a_python_that_is_not_there_is_named(make_target, spec_of):
+    from dataclasses import replace
+
+    target = make_target()
+    name = target.ensure(replace(spec_of(), python="/nowhere/python")).name
+    with pytest.raises(PermanentTargetError, match="/nowhere/python"):
+        target.ready(name, 20)
+
+
+def test_a_stopped_server_is_alive_but_not_ready(make_target, spec_of):
+    target = make_target()
+    name = target.ensure(spec_of()).name
+    server = processes(target.ready(name, 10))[1]
+    os.kill(server, signal.SIGSTOP)
+    assert target.list()[0].state is State.STARTING
+    os.kill(server, signal.SIGCONT)
+    assert target.ready(name, 5).restarts == 0
+
+
+def test_a_used_again_pid_is_never_trusted(make_target, spec_of, tmp_path):
+    target = make_target()
+    name = target.ensure(spec_of()).name
+    target.ready(name, 10)
+    target.stop_all()
+    path = tmp_path / "deployments" / name / "state.json"
+    state = json.loads(path.read_text())
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        state["keeper"] = {"pid": stranger.pid, "started": "another boot/1"}
+        state["server"] = state["keeper"]
+        path.write_text(json.dumps(state))
+        assert target.list()[0].state is State.FAILED
+        target.remove(name)
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_stopping_all_keeps_the_specs_and_removing_leaves_nothing(make_target, spec_of, tmp_path):
+    target = make_target()
+    pids = []
+    for version in ("1", "2"):
+        target.ensure(spec_of(version))
+        pids += processes(target.ready(spec_of(version).name, 10))
+    target.stop_all()
+    assert [identity(pid) for pid in pids] == [None] * 4
+    assert len(target.restore()) == 2
+    for deployment in target.list():
+        pids += processes(target.ready(deployment.name, 10))
+        target.remove(deployment.name)
+    assert [identity(pid) for pid in pids] == [None] * 8
+    assert list((tmp_path / "deployments").iterdir()) == []
+
+
+def test_a_deep_folder_works_through_a_short_socket(make_target, spec_of, tmp_path):
+    target = make_target(tmp_path / ("deep" * 20))
+    name = target.ensure(spec_of()).name
+    deployment = target.ready(name, 10)
+    assert len(deployment.address.uds) <= 107
+    target.remove(name)
+    assert not Path(deployment.address.uds).parent.exists()
+
+
+def test_the_log_is_bounded(make_target, spec_of, tmp_path, monkeypatch, ask):
+    monkeypatch.setattr(process, "LOG_BYTES", 1_500_000)
+    target = make_target()
+    name = target.ensure(spec_of()).name
+    deployment = target.ready(name, 10)
+    for _ in range(6):
+        ask(deployment, "/chatter")
+        time.sleep(0.3)
+    sizes = [path.stat().st_size for path in (tmp_path / "deployments" / name).glob("server.log*")]
+    assert len(sizes) == 2
+    assert sum(sizes) < 5_000_000
