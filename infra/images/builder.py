@@ -22,8 +22,8 @@ from infra.images.template import STAGE_LABEL, Content, Recipe, app_recipe, cont
 if TYPE_CHECKING:
     import docker
 
-    from bentos.build.bento import SealedBento
     from bentos.policy.release import ImagePolicy
+    from bentos.sealing.bento import SealedBento
     from bentos.versions.model_version import ModelVersion
 
 PACKAGES = "/var/lib/dpkg/status"

@@ -108,7 +108,7 @@ def build(
 ) -> SealedBento:
     """Seals *mv*, whose artifact tree is *artifacts*, into a folder below *bentos*; an existing one is returned as it is.
 
-    *runtime* is the folder of the runtime that was chosen (``bentos.build.runtime``), *lock* then that of its server;
+    *runtime* is the folder of the runtime that was chosen (``bentos.sealing.runtime``), *lock* then that of its server;
     without one the model is served as it is. *code* is the package folder whose serving modules are sealed in (default: this one), *timeout* is in seconds.
     Raises PermanentBuildError with the end of the log, TransientBuildError on a time-out; nothing half-made is left.
     """

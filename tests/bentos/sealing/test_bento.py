@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bentos.build.bento import (
+from bentos.policy.release import BuildPolicy
+from bentos.sealing.bento import (
     PermanentBuildError,
     SealedBento,
     TransientBuildError,
@@ -19,7 +20,6 @@ from bentos.build.bento import (
     load_sealed,
     serving_modules,
 )
-from bentos.policy.release import BuildPolicy
 from bentos.serving.environments.environment import Lock
 from bentos.serving.fetch.artifact_tree import tree_digest
 from bentos.versions.model_version import ModelVersion
