@@ -149,7 +149,7 @@ def test_a_failing_build_leaves_nothing_and_shows_its_log(
         build(mv, artifacts, BuildPolicy(), LOCK, tmp_path / "bentos", code=code, timeout=0.01)
     assert list((tmp_path / "bentos").iterdir()) == []
     (code / "serving" / "service.py").unlink()
-    with pytest.raises(PermanentBuildError, match=r"no service\.py"):
+    with pytest.raises(PermanentBuildError, match=r"no serving/service\.py"):
         built(mv, artifacts, tmp_path / "bentos", code)
 
 
