@@ -24,7 +24,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bentos.policy.release import BuildPolicy, ReleasePolicy
+from bentos.policy.build import BuildPolicy
+from bentos.policy.release import ReleasePolicy
 from bentos.serving.environments.environment import Lock
 from bentos.serving.errors import PermanentError, ShipwayError, TransientError
 from bentos.serving.fetch.artifact_tree import tree_digest

@@ -87,7 +87,7 @@ def write_of_stack(
     environ: Mapping[str, str], model: str, output: Path, *, version: str | None, alias: str | None
 ) -> str:
     """``write_dockerfile`` with the registry, the policy and the base image of the stack that *environ* means."""
-    from bentos.policy.release import load_policy
+    from bentos.policy.load import load_policy
     from bentos.serving.environments.environment import Environments
     from bentos.versions.registry import Registry
     from flows.stack.env import find_stack

@@ -22,7 +22,8 @@ from typing import Any
 import httpx
 import pytest
 
-from bentos.policy.release import BuildPolicy, ImagePolicy
+from bentos.policy.build import BuildPolicy
+from bentos.policy.image import ImagePolicy
 from bentos.sealing.bento import SealedBento, build
 from bentos.sealing.lock import lock_for
 from bentos.serving.environments.environment import Environments

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from bentos.serving.inputs.columns import NUMBERS, convert, empty
-from bentos.serving.inputs.nested import ValueMismatch, blank, describe
+from bentos.serving.inputs.columns import convert, empty
+from bentos.serving.inputs.misfit import ValueMismatch, describe
+from bentos.serving.inputs.nested import blank
 from bentos.serving.inputs.rows import InputRows
+from bentos.serving.inputs.scalars import NUMBERS
 from bentos.serving.inputs.signature import SCALARS, Column, InputError, Inputs, Param, Signature, Tensor
 from bentos.serving.inputs.tensors import as_array, fit_tensor
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bentos.policy.release import BuildPolicy
+from bentos.policy.build import BuildPolicy
 from bentos.sealing.bento import (
     PermanentBuildError,
     SealedBento,

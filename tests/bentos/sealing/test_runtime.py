@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bentos.policy.release import BuildPolicy
+from bentos.policy.build import BuildPolicy
 from bentos.sealing.bento import PermanentBuildError, build, load_sealed
 from bentos.sealing.lock import lock_for
 from bentos.sealing.runtime import Chosen, choose_runtime

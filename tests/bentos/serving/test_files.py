@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bentos.policy.release import BuildPolicy
+from bentos.policy.build import BuildPolicy
 from bentos.sealing.bento import build
 from bentos.serving.environments.environment import Environments, Lock
 from bentos.serving.files import StateFolderError, is_about_the_disk, writable

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bentos.policy.release import BuildPolicy
+from bentos.policy.build import BuildPolicy
 from bentos.sealing.bento import build
 from bentos.serving.environments.environment import Lock
 from bentos.serving.fetch.artifact_tree import tree_digest

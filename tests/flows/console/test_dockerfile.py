@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bentos.policy.release import ImagePolicy, ReleasePolicy
+from bentos.policy.image import ImagePolicy
+from bentos.policy.release import ReleasePolicy
 from bentos.serving.environments.environment import Environments
 from bentos.versions.registry import PermanentRegistryError, Registry
 from flows.console.dockerfile import DockerfileError, write_dockerfile, write_generic

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bentos.policy.release import BuildPolicy
+from bentos.policy.build import BuildPolicy
 from bentos.sealing.bento import SealedBento, build
 from bentos.serving.environments.environment import Lock
 from bentos.serving.environments.lock_text import lock_digest

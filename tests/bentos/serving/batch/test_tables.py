@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bentos.serving.batch.tables import answers, from_arrow, from_text
 from bentos.serving.inputs.columns import convert, parse_text
-from bentos.serving.inputs.nested import ValueMismatch
+from bentos.serving.inputs.misfit import ValueMismatch
 from bentos.serving.inputs.plan import InputPlan
 from bentos.serving.inputs.signature import Column, Signature
 from bentos.serving.model.interface import Prediction

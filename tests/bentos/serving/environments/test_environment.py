@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bentos.policy.release import BuildPolicy
+from bentos.policy.build import BuildPolicy
 from bentos.serving.environments.environment import (
     Environments,
     Lock,
