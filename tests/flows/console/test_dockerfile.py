@@ -30,7 +30,9 @@ def test_a_versions_context_is_complete(parts, tmp_path: Path) -> None:
     copied = [line.split()[1:-1] for line in text.splitlines() if line.startswith("COPY ") and "--from" not in line]
     assert copied and all((out / name).exists() for names in copied for name in names)
     assert json.loads((out / "src" / "shipway.json").read_text())["model"] == "with-reference"
-    assert (out / "src" / "model" / "MLmodel").is_file() and (out / "src" / "bentos" / "serving" / "launcher.py").is_file()
+    assert (out / "src" / "model" / "MLmodel").is_file() and (
+        out / "src" / "bentos" / "serving" / "launcher.py"
+    ).is_file()
     lock = (out / "requirements.lock").read_text()
     assert "onnxruntime==" in lock and "--hash=sha256:" in lock  # converted: served without the library that trained it
     assert "scikit-learn==" not in lock and "pyarrow" not in lock
