@@ -121,7 +121,7 @@ class Handover:
         elif news.version == good.version:
             self._refused = ""
             self._tell("kept")
-        elif reason := _misfit(good, news):
+        elif reason := _mismatch(good, news):
             self._refuse(Refusal(news.version, reason))
         else:
             self._start(news)
@@ -214,7 +214,7 @@ class Handover:
         return [child for child in (self._serving, self._coming, *self._retiring) if child is not None]
 
 
-def _misfit(old: Runnable, new: Runnable) -> str:
+def _mismatch(old: Runnable, new: Runnable) -> str:
     """Why requests for *old* do not fit *new*; "" where they do."""
     try:
         reason = incompatibility(load_signature(old.tree), load_signature(new.tree))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bentos.serving.inputs.misfit import ValueMismatch
+from bentos.serving.inputs.mismatch import ValueMismatch
 from bentos.serving.inputs.nested import nested
 from bentos.serving.inputs.scalars import FLOATS, INTEGERS, NUMBERS, scalar
 from bentos.serving.inputs.signature import SCALARS

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bentos.serving.inputs.misfit import ValueMismatch, describe, is_null
+from bentos.serving.inputs.mismatch import ValueMismatch, describe, is_null
 from bentos.serving.inputs.scalars import scalar
 
 
@@ -18,8 +18,8 @@ def nested(values: Any, kind: str, required: bool) -> np.ndarray:
     for row, value in enumerate(values):
         try:
             out[row] = fit(value, spec, required)
-        except ValueMismatch as misfit:
-            raise ValueMismatch(misfit.found, row) from None
+        except ValueMismatch as mismatch:
+            raise ValueMismatch(mismatch.found, row) from None
     return out
 
 
@@ -84,9 +84,9 @@ def _object(value: Any, properties: dict[str, Any]) -> dict[str, Any]:
 def _within(path: str, value: Any, spec: dict[str, Any], required: bool) -> Any:
     try:
         return fit(value, spec, required)
-    except ValueMismatch as misfit:
+    except ValueMismatch as mismatch:
         raise ValueMismatch(
-            f"{misfit.found} at {path}" if " at " not in misfit.found else f"{misfit.found} in {path}"
+            f"{mismatch.found} at {path}" if " at " not in mismatch.found else f"{mismatch.found} in {path}"
         ) from None
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from bentos.serving.inputs.misfit import ValueMismatch, describe, is_null
+from bentos.serving.inputs.mismatch import ValueMismatch, describe, is_null
 
 INTEGERS: dict[str, np.dtype[Any]] = {"integer": np.dtype("int32"), "long": np.dtype("int64")}
 FLOATS: dict[str, np.dtype[Any]] = {"float": np.dtype("float32"), "double": np.dtype("float64")}

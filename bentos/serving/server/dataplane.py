@@ -21,7 +21,7 @@ from bentos.serving.server.metrics import ServerMetrics
 from bentos.serving.server.pages import error_page, page, unknown_model
 from bentos.serving.server.predictions import Item, Predictions
 from bentos.serving.server.served_model import ServedModel
-from bentos.serving.server.state import ServerState
+from bentos.serving.server.server_state import ServerState
 from bentos.serving.wire.v2 import rest as v2
 from bentos.serving.wire.v2.grpc_status import SERVICE
 

@@ -7,7 +7,7 @@ import orjson
 from bentos.serving.server.answer import ERROR_FORMS
 from bentos.serving.server.metrics import CONTENT_TYPE
 from bentos.serving.server.served_model import ServedModel
-from bentos.serving.server.state import ServerState
+from bentos.serving.server.server_state import ServerState
 from bentos.serving.wire.interface import Body
 from bentos.serving.wire.v2 import rest as v2
 

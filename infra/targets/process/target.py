@@ -31,7 +31,7 @@ from infra.targets.interface import (
     State,
     TransientTargetError,
 )
-from infra.targets.known_deployments import Records, read_json, refuse_another, spec_of, values_of, write_json
+from infra.targets.known_deployments import KnownDeployments, read_json, refuse_another, spec_of, values_of, write_json
 from infra.targets.process.keeper import KEEP
 from infra.targets.readiness import answers_ready
 from infra.targets.sockets import socket_path
@@ -53,7 +53,7 @@ class ProcessTarget:
     """
 
     def __init__(self, folder: Path, *, segments: Path, environment: Mapping[str, str] | None = None) -> None:
-        self._records = Records(folder)
+        self._records = KnownDeployments(folder)
         self._segments = segments.absolute()
         self._environment = dict(environment or {})
 
