@@ -26,9 +26,3 @@ def start_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     install = [UV, "pip", "install", "--quiet", "--require-hashes", "--python", home / "bin" / "python"]
     subprocess.run([*install, "--requirements", ROOT / "infra" / "images" / "start.txt"], check=True)
     return home / "bin" / "python"
-
-
-@pytest.fixture(scope="module")
-def envs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One cache of environments for all tests: each is made once."""
-    return tmp_path_factory.mktemp("cache") / "envs"
