@@ -72,8 +72,8 @@ def _valid(model: str) -> Iterator[Request]:
     """A request in every form that carries the rows of *model*."""
     carried = {
         "logistic regression": [form for form in FORMS if form != "v2 matrix"],
-        "onnx tensors": ["instances", "inputs", "arrow", "v2", "v2 binary", "grpc raw", "grpc typed"],
-        "array regression": ["split", "csv", "npy", "arrow to arrow", "v2", "v2 binary", "grpc raw"],
+        "onnx tensors": ["instances", "inputs", "v2", "v2 binary", "grpc raw", "grpc typed"],
+        "array regression": ["split", "csv", "npy", "arrow", "v2", "v2 binary", "grpc raw"],
         "echo native": ["split", "records", "instances", "inputs", "csv", "arrow", "gzip", "split to arrow"],
     }
     for form in carried[model]:
