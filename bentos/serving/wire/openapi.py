@@ -153,7 +153,7 @@ def _response(text: str, error: dict[str, Any]) -> dict[str, Any]:
 def _tables(signature: Signature) -> dict[str, Any]:
     """The binary forms of rows."""
     npy = "numpy.save of the tensor, or of an array [rows, columns] in the signature's order, or of a structured array"
-    arrow = f"Record batches with the columns {', '.join(column_kinds(signature))[:2000] or 'of the tensor'}"
+    arrow = f"Record batches, not compressed, with the flat columns {', '.join(column_kinds(signature))[:2000] or 'of the tensor'}"
     return {"application/x-npy": _binary(npy), "application/vnd.apache.arrow.stream": _binary(arrow)}
 
 

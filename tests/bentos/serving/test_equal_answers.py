@@ -36,6 +36,7 @@ CANNOT: dict[tuple[str, str], str] = {
     ("csv", "named"): "tensors of several dimensions",
     ("npy", "named"): "tensors by name",
     ("npy to npy", "named"): "tensors by name",
+    **{(form, "named"): "tensors of several dimensions" for form in FORMS if form.startswith("arrow")},
     ("instances", "mixed"): "columns left out: rows without names are whole",
     ("csv", "mixed, null"): "an empty text beside a null",
     ("split to npy", "onnx"): "answers by name",
@@ -229,3 +230,16 @@ def test_an_answer_that_a_form_cannot_hold_is_refused(served: Callable[[str], Se
     which = served("onnx")
     found = answer(which.live, FORMS[form](pa.Table.from_pandas(numbers(2)), which.outputs))
     assert (found.status, "by name" in found.reason) == (406, True)
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+def test_an_arrow_stream_with_compressed_buffers_is_not_a_form_that_is_read(
+    served: Callable[[str], Served], compression: str
+) -> None:
+    table, sink = pa.Table.from_pandas(numbers(2)), pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(table)
+    request = FORMS["arrow"](table, [])._replace(body=sink.getvalue().to_pybytes())
+    found = answer(served("ridge").live, request)
+    assert found.status == 415
+    assert b"found compressed buffers, which are not read" in found.body.data

@@ -6,15 +6,10 @@ https://flatbuffers.dev/internals/. Positions are byte offsets in the buffer. Wh
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
-
-_SIZES = {"b": 1, "B": 1, "?": 1, "h": 2, "H": 2, "i": 4, "I": 4, "q": 8}
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A table in a buffer: its fields by slot, each with the default it has where it is not written."""
 
     data: bytes
@@ -23,13 +18,9 @@ class Table:
     slots: int
 
     @staticmethod
-    def root(data: bytes) -> Table:
-        """The table a buffer begins with. Raises ValueError."""
-        return Table.read(data, _scalar(data, 0, "I"))
-
-    @staticmethod
-    def read(data: bytes, at: int) -> Table:
-        """The table at a position. Raises ValueError."""
+    def read(data: bytes, at: int | None = None) -> Table:
+        """The table at a position, or the one a buffer begins with. Raises ValueError."""
+        at = _scalar(data, 0, "I") if at is None else at
         vtable = at - _scalar(data, at, "i")
         size = _scalar(data, vtable, "H")
         if size < 4 or size % 2 or vtable + size > len(data):
@@ -44,118 +35,79 @@ class Table:
     def table(self, slot: int) -> Table | None:
         """A table, None where it is not written. Raises ValueError."""
         place = self._place(slot)
-        return None if place is None else Table.read(self.data, self._target(place))
+        return None if place is None else Table.read(self.data, place + _scalar(self.data, place, "I"))
 
     def text(self, slot: int) -> str:
         """A text, empty where it is not written. Raises ValueError."""
-        place = self._place(slot)
-        if place is None:
-            return ""
-        start, length = self._vector(place, 1)
-        return self.data[start : start + length].decode()
+        return self._vector(slot, 1)[1].decode()
 
-    def tables(self, slot: int) -> list[int]:
-        """The positions of the tables of a vector. Raises ValueError."""
-        place = self._place(slot)
-        if place is None:
-            return []
-        start, count = self._vector(place, 4)
-        return [self._target(start + 4 * number) for number in range(count)]
+    def tables(self, slot: int, most: int | None = None) -> list[Table]:
+        """A vector of tables, *most* of them, empty where it is not written. Raises ValueError."""
+        start, data = self._vector(slot, 4)
+        if most is not None and len(data) > 4 * most:
+            raise ValueError(f"{len(data) // 4} tables, expected {most} at most")
+        return [Table.read(self.data, start + 4 * n + at) for n, (at,) in enumerate(struct.iter_unpack("<I", data))]
 
-    def longs(self, slot: int, each: int = 1) -> list[tuple[int, ...]]:
-        """A vector of structs of *each* 64-bit integers. Raises ValueError."""
-        place = self._place(slot)
-        if place is None:
-            return []
-        start, count = self._vector(place, 8 * each)
-        return list(struct.iter_unpack(f"<{each}q", self.data[start : start + 8 * each * count]))
+    def pairs(self, slot: int) -> list[tuple[int, int]]:
+        """A vector of structs of two 64-bit integers, empty where it is not written. Raises ValueError."""
+        return list(struct.iter_unpack("<2q", self._vector(slot, 16)[1]))
 
     def _place(self, slot: int) -> int | None:
-        if slot >= self.slots:
-            return None
-        offset = _scalar(self.data, self.vtable + 4 + 2 * slot, "H")
+        offset = _scalar(self.data, self.vtable + 4 + 2 * slot, "H") if slot < self.slots else 0
         return self.at + offset if offset else None
 
-    def _target(self, place: int) -> int:
-        return place + _scalar(self.data, place, "I")
-
-    def _vector(self, place: int, size: int) -> tuple[int, int]:
-        at = self._target(place)
-        count = _scalar(self.data, at, "I")
-        if at + 4 + count * size > len(self.data):
-            raise ValueError(f"a vector of {count} elements at {at}, which ends outside")
-        return at + 4, count
+    def _vector(self, slot: int, size: int) -> tuple[int, bytes]:
+        """Where a vector's elements of *size* bytes begin, and their bytes."""
+        place = self._place(slot)
+        if place is None:
+            return 0, b""
+        at = place + _scalar(self.data, place, "I")
+        end = at + 4 + _scalar(self.data, at, "I") * size
+        if end > len(self.data):
+            raise ValueError(f"a vector up to byte {end} of {len(self.data)}")
+        return at + 4, self.data[at + 4 : end]
 
 
 def _scalar(data: bytes, at: int, code: str) -> int:
-    if at < 0 or at + _SIZES[code] > len(data):
+    if at < 0 or at + struct.calcsize(code) > len(data):
         raise ValueError(f"position {at} of {len(data)}")
-    found: int = struct.unpack_from("<" + code, data, at)[0]
-    return found
+    return int(struct.unpack_from("<" + code, data, at)[0])
 
 
-@dataclass(frozen=True)
-class Structs:
-    """A vector of structs to write: *count* of them, packed, 8-byte aligned."""
+def build(table: dict[int, Any]) -> bytes:
+    """A buffer with *table* as its root, padded to 8 bytes.
 
-    count: int
-    packed: bytes
-
-
-Slot: TypeAlias = "tuple[str, int] | str | Structs | Sequence[Any] | dict[int, Any] | None"
-"""What a table's slot holds when it is written: a scalar with struct's code, a text, structs, a list of tables, a table."""
-
-
-def build(table: dict[int, Slot]) -> bytes:
-    """A buffer with *table* (slot → value) as its root, padded to 8 bytes."""
+    A table is slot → value: a scalar as (struct's code, number), a text, 16-byte structs as bytes, a list of tables, a table.
+    """
     out = bytearray(8)
-    struct.pack_into("<I", out, 0, _write_table(out, table))
-    _pad(out)
-    return bytes(out)
+    struct.pack_into("<I", out, 0, _write(out, table))
+    return bytes(out.ljust(len(out) + -len(out) % 8, b"\0"))
 
 
 def _write(out: bytearray, value: Any) -> int:
     """Appends a value that is referred to by an offset; returns its position."""
-    if isinstance(value, dict):
-        return _write_table(out, value)
-    _pad(out)
-    if isinstance(value, Structs):
-        out += bytes(4)  # the elements, not their count, lie on 8 bytes
-        at = len(out)
-        out += struct.pack("<I", value.count) + value.packed
-        return at
-    at = len(out)
+    out += bytes(-len(out) % 8)
+    if isinstance(value, bytes):
+        out += bytes(4) + struct.pack("<I", len(value) // 16) + value  # the elements, not their count, lie on 8 bytes
+        return len(out) - len(value) - 4
+    at, later = len(out), list[tuple[int, Any]]()
     if isinstance(value, str):
-        text = value.encode()
-        out += struct.pack("<I", len(text)) + text + b"\0"
-        return at
-    out += struct.pack("<I", len(value)) + bytes(4 * len(value))
-    for number, item in enumerate(value):
-        place = at + 4 + 4 * number
+        out += struct.pack("<I", len(value.encode())) + value.encode() + b"\0"
+    elif isinstance(value, list):
+        out += struct.pack("<I", len(value)) + bytes(4 * len(value))
+        later = [(at + 4 + 4 * number, item) for number, item in enumerate(value)]
+    else:  # a vtable and behind it the table, whose fields have 8 bytes each
+        places = {slot: 8 + 8 * number for number, slot in enumerate(value)}
+        heads = [places.get(slot, 0) for slot in range(max(value, default=-1) + 1)]
+        out += struct.pack(f"<2H{len(heads)}H", 4 + 2 * len(heads), 8 + 8 * len(value), *heads)
+        out += bytes(-len(out) % 8)
+        vtable, at = at, len(out)
+        out += struct.pack("<i", at - vtable) + bytes(4 + 8 * len(value))
+        for slot, place in places.items():
+            if isinstance(value[slot], tuple):
+                struct.pack_into("<" + value[slot][0], out, at + place, value[slot][1])
+            else:
+                later.append((at + place, value[slot]))
+    for place, item in later:
         struct.pack_into("<I", out, place, _write(out, item) - place)
     return at
-
-
-def _write_table(out: bytearray, table: dict[int, Slot]) -> int:
-    """A vtable and behind it the table, whose fields have 8 bytes each."""
-    slots = max(table, default=-1) + 1
-    present = [slot for slot in range(slots) if table.get(slot) is not None]
-    places = {slot: 8 + 8 * number for number, slot in enumerate(present)}
-    size = 8 + 8 * len(present)
-    _pad(out)
-    vtable = len(out)
-    out += struct.pack(f"<{2 + slots}H", 4 + 2 * slots, size, *(places.get(slot, 0) for slot in range(slots)))
-    _pad(out)
-    at = len(out)
-    out += struct.pack("<i", at - vtable) + bytes(size - 4)
-    for slot in present:
-        value, place = table[slot], at + places[slot]
-        if isinstance(value, tuple):
-            struct.pack_into("<" + value[0], out, place, value[1])
-        else:
-            struct.pack_into("<I", out, place, _write(out, value) - place)
-    return at
-
-
-def _pad(out: bytearray) -> None:
-    out += bytes(-len(out) % 8)

@@ -6,14 +6,16 @@ the signature's order, a structured array with the columns by name, or the tenso
 
 from __future__ import annotations
 
-import ast
+import io
 import math
 import re
-import struct
 from functools import lru_cache
-from typing import Any, NamedTuple
+from itertools import accumulate
+from tokenize import TokenError
+from typing import Any
 
 import numpy as np
+from numpy.lib import format as numpy_format
 
 from bentos.serving.inputs.plan import InputPlan
 from bentos.serving.inputs.rows import InputRows
@@ -21,25 +23,12 @@ from bentos.serving.model.interface import Prediction
 from bentos.serving.wire.interface import Body, NotAcceptableError, WireError
 
 MEDIA_TYPE = "application/x-npy"
-_MAGIC = b"\x93NUMPY"
 _LONGEST = 64 << 10
+_REMEMBERED = 256  # headers: reading one takes longer than a small model's predict; clients send few
 _DEEPEST = 6
-_LARGEST = 1 << 40
-_REMEMBERED = 256
-# Only such text is given to Python's parser: no operators, no long numbers, no calls.
-_TOKENS = re.compile(r"(?:'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"|\d{1,15}|True|False|[()\[\]{},:\s])*")
-_BRACKETS = re.compile(r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"|([(\[{])|([)\]}])")
-_DTYPE = re.compile(
-    r"[<>=|]?(?:b1|[iu][1248]|f(?:2|4|8|16)|S[1-9]\d{0,8}|U[1-9]\d{0,8}|M8(?:\[\d{0,5}[a-zA-Z]{1,2}\])?)"
-)
-_PADDING = re.compile(r"\|?V\d{1,9}")
-
-
-class _Header(NamedTuple):
-    dtype: np.dtype[Any]
-    fortran: bool
-    shape: tuple[int, ...]
-    size: int  # bytes of data
+# numpy gives a header to Python's parser: only what is so written may go there. No operators, calls, or long numbers.
+_TEXT = rb"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\""
+_HEADER = re.compile(rb"(?:%b|True|False|[\d()\[\]{},:\s])*" % _TEXT)
 
 
 def decode(body: bytes, plan: InputPlan) -> InputRows:
@@ -58,115 +47,59 @@ def decode(body: bytes, plan: InputPlan) -> InputRows:
 
 def read(body: bytes) -> np.ndarray:
     """The array in *body*, a read-only view of it. Raises WireError."""
-    start = _start(body)
-    header = _parse(body[:start])
-    if len(body) - start != header.size:
+    version = int(body[6]) if body[:6] == numpy_format.MAGIC_PREFIX and len(body) >= 12 else 0
+    if version not in (1, 2, 3):
         raise WireError(
-            f"NPY: expected {header.size} bytes for {header.dtype} {list(header.shape)}, found {len(body) - start}"
+            "NPY: expected an array that begins with \\x93NUMPY and version 1, 2 or 3, as numpy.save writes it"
         )
-    flat = np.frombuffer(body, header.dtype, offset=start) if header.size else np.empty(0, header.dtype)
-    return flat.reshape(header.shape, order="F" if header.fortran else "C")
+    text = 10 if version == 1 else 12
+    start = text + int.from_bytes(body[8:text], "little")
+    if start > min(len(body), _LONGEST):
+        raise WireError(f"NPY: expected a header of at most {_LONGEST} bytes in the body, found one up to byte {start}")
+    shape, fortran, dtype = _header(body[text:start], "latin-1" if version < 3 else "utf-8")
+    size = math.prod(shape) * dtype.itemsize
+    if len(body) - start != size:
+        raise WireError(f"NPY: expected {size} bytes for {dtype} {list(shape)}, found {len(body) - start}")
+    return np.frombuffer(body, dtype, offset=start).reshape(shape, order="F" if fortran else "C")
 
 
 def encode(prediction: Prediction) -> Body:
     """The answer as one array, texts as ``U``. Raises NotAcceptableError for named outputs and for other objects."""
     values = prediction.values
-    if not isinstance(values, np.ndarray):
-        raise NotAcceptableError(
-            "the model answers several outputs by name, which NPY cannot hold; ask for application/json"
-        )
-    if values.dtype.kind == "O":
-        items = values.tolist()
-        if values.ndim != 1 or not all(type(item) is str for item in items):
-            raise NotAcceptableError(
-                "the model answers objects, which NPY holds as pickles only; ask for application/json"
-            )
-        values = np.array(items, dtype=np.str_)
-    if values.dtype.kind not in "biufUSM" or not values.dtype.itemsize:
-        raise NotAcceptableError(
-            f"the model answers {values.dtype}, which is not written as NPY; ask for application/json"
-        )
-    return Body(_head(values.dtype.str, values.shape) + values.tobytes(), MEDIA_TYPE)
+    if isinstance(values, np.ndarray) and values.dtype.kind == "O" and values.ndim == 1:
+        values = np.array(items) if set(map(type, items := values.tolist())) == {str} else values
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biufUSM" or not values.dtype.itemsize:
+        found = f"an array of {values.dtype}" if isinstance(values, np.ndarray) else "several outputs by name"
+        raise NotAcceptableError(f"the model answers {found}, which NPY does not hold; ask for application/json")
+    return Body(_written(values.dtype.str, values.shape) + values.tobytes(), MEDIA_TYPE)
 
 
 @lru_cache(_REMEMBERED)
-def _head(descr: str, shape: tuple[int, ...]) -> bytes:
-    """Version 1, the data on 64 bytes."""
-    text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape!r}, }}".encode()
-    length = len(text) + 1 + -(10 + len(text) + 1) % 64
-    return _MAGIC + b"\x01\x00" + struct.pack("<H", length) + text.ljust(length - 1) + b"\n"
+def _written(descr: str, shape: tuple[int, ...]) -> bytes:
+    sink = io.BytesIO()
+    numpy_format.write_array_header_1_0(sink, {"descr": descr, "fortran_order": False, "shape": shape})
+    return sink.getvalue()
 
 
-def _start(body: bytes) -> int:
-    """Where the data begins."""
-    if body[:6] != _MAGIC or len(body) < 12:
-        raise WireError("NPY: expected an array that begins with \\x93NUMPY, as numpy.save writes it")
-    if body[6] == 1:
-        start = 10 + struct.unpack_from("<H", body, 8)[0]
-    elif body[6] in (2, 3):
-        start = 12 + struct.unpack_from("<I", body, 8)[0]
-    else:
-        raise WireError(f"NPY: expected version 1, 2 or 3 of the format, found {body[6]}.{body[7]}")
-    if start > min(len(body), _LONGEST):
-        raise WireError(
-            f"NPY: expected a header of at most {_LONGEST} bytes within the body, found one up to byte {start}"
-        )
-    return int(start)
-
-
-@lru_cache(_REMEMBERED)  # parsing one takes longer than a small model's predict; clients send few
-def _parse(head: bytes) -> _Header:
-    try:
-        text = head[10 if head[6] == 1 else 12 :].decode("latin-1" if head[6] < 3 else "utf-8")
-        fields = _literal(text)
-        if not isinstance(fields, dict) or fields.keys() != {"descr", "fortran_order", "shape"}:
-            raise ValueError("the fields descr, fortran_order and shape")
-        dtype, shape = _dtype(fields["descr"]), fields["shape"]
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
-        raise WireError(f"NPY: expected a header as numpy writes it, found one without {str(error)[:120]}") from None
-    fits = isinstance(shape, tuple) and len(shape) <= 32 and all(type(length) is int for length in shape)
-    if not fits or not isinstance(fields["fortran_order"], bool) or math.prod(shape) * dtype.itemsize >= _LARGEST:
-        raise WireError(f"NPY: expected a shape and an order in its header, found {text[:120]!r}")
-    if 0 in shape:
-        raise WireError(f"NPY: expected at least one row and column, found the shape {list(shape)}")
-    return _Header(dtype, fields["fortran_order"], shape, math.prod(shape) * dtype.itemsize)
-
-
-def _literal(text: str) -> Any:
-    """The value that a header's text is written as. Raises ValueError and SyntaxError."""
-    if not _TOKENS.fullmatch(text):
-        raise ValueError("anything but names, numbers, texts and brackets")
-    depth = 0
-    for bracket in _BRACKETS.finditer(text):
-        depth += bool(bracket[1]) - bool(bracket[2])
-        if depth > _DEEPEST:
-            raise ValueError("brackets deeper than a header's")
-    return ast.literal_eval(text.strip())
-
-
-def _dtype(descr: Any) -> np.dtype[Any]:
-    """A plain dtype, or one of plain fields by name. Raises WireError and ValueError."""
-    if isinstance(descr, str):
-        if not _DTYPE.fullmatch(descr):
-            raise WireError(f"NPY: expected numbers, booleans, texts or datetimes, found the dtype {descr[:40]!r}")
-        return np.dtype(descr)
-    if not isinstance(descr, list) or not all(isinstance(field, tuple) and len(field) == 2 for field in descr):
-        raise ValueError("a dtype of numbers, or of plain fields with names")
-    names, formats, offsets, at = list[str](), list[np.dtype[Any]](), list[int](), 0
-    for name, kind in descr:
-        if name == "" and isinstance(kind, str) and _PADDING.fullmatch(kind):
-            at += int(kind.lstrip("|V"))
-            continue
-        name = name[-1] if isinstance(name, tuple) and len(name) == 2 else name  # a title before the name
-        if not isinstance(name, str) or not isinstance(kind, str) or not name or name in names:
-            raise ValueError("plain fields, each with a name of its own")
-        names.append(name)
-        formats.append(_dtype(kind))
-        offsets.append(at)
-        at += formats[-1].itemsize
-    if not names:
-        raise ValueError("any field")
-    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": at})
+@lru_cache(_REMEMBERED)
+def _header(text: bytes, encoding: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and dtype. Raises WireError."""
+    bare = re.sub(_TEXT, b" ", text) if _HEADER.fullmatch(text) else None
+    depths = accumulate((byte in b"([{") - (byte in b")]}") for byte in bare or b"")
+    if bare is None or re.search(rb"\d{16}", bare) or max(depths, default=0) > _DEEPEST:
+        raise WireError("NPY: expected a header of names, numbers, texts and few brackets, found another")
+    try:  # as version 2 has it, for numpy has no public reader of 3
+        latin = text.decode(encoding).encode("latin-1", "backslashreplace")
+        file = io.BytesIO(len(latin).to_bytes(4, "little") + latin)
+        shape, fortran, dtype = numpy_format.read_array_header_2_0(file, max_header_size=len(latin))
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError, TokenError) as error:
+        raise WireError(f"NPY: expected a header as numpy writes it, found another: {str(error)[:160]}") from None
+    if len(shape) > 32 or not all(type(length) is int and length > 0 for length in shape):
+        raise WireError(f"NPY: expected at least one row and column, found the shape {list(shape)[:33]}")
+    plain = [dtype] if dtype.names is None else [dtype[name] for name in dtype.names]
+    if not plain or not all(kind.kind in "biufUSM" and kind.itemsize for kind in plain):
+        raise WireError(f"NPY: expected numbers, booleans, texts or datetimes, found the dtype {dtype!s:.120}")
+    return shape, fortran, dtype
 
 
 def _native(array: np.ndarray) -> np.ndarray:
@@ -179,17 +112,12 @@ def _native(array: np.ndarray) -> np.ndarray:
         if (points > 0x10FFFF).any() or ((points >= 0xD800) & (points <= 0xDFFF)).any():
             raise WireError("NPY: expected Unicode texts, found code points that are none")
         return array.astype(object)  # Python's own texts, as every other format has them
-    if kind == "M" and array.dtype != np.dtype("datetime64[ns]"):
-        return _nanoseconds(array)
-    return array.astype(array.dtype.newbyteorder("="))
-
-
-def _nanoseconds(array: np.ndarray) -> np.ndarray:
-    """Times in nanoseconds, which numpy would let wrap around silently."""
+    native = array.astype(array.dtype.newbyteorder("="))
+    if kind != "M":
+        return native
     if np.datetime_data(array.dtype)[0] == "generic":
         raise WireError("NPY: expected datetimes with a unit, as datetime64[ns], found none")
-    times = array.astype(array.dtype.newbyteorder("="))
-    years = times.astype("datetime64[Y]").astype(np.int64) + 1970
-    if (~np.isnat(times) & ((years < 1678) | (years > 2261))).any():
+    years = native.astype("datetime64[Y]").astype(np.int64) + 1970
+    if (~np.isnat(native) & ((years < 1678) | (years > 2261))).any():  # which numpy would let wrap around silently
         raise WireError("NPY: expected times within the years 1678 to 2261, found one outside")
-    return times.astype("datetime64[ns]")
+    return native.astype("datetime64[ns]")
