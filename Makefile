@@ -25,11 +25,13 @@ help:  ## Lists the targets
 demo: $(VENV)/.run  ## Four real model versions, each to its verdict, on this machine
 	@$(BIN)/shipway demo $(if $(KEEP),--keep) $(if $(TARGET),--target $(TARGET))
 
-test: $(VENV)/.dev  ## Every test, on real parts
+test: $(VENV)/.dev  ## Every test but the long ones, on real parts
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-test-long: $(VENV)/.dev  ## The tests of minutes each: kills, demos, images built for real, databases, compose
-	@$(BIN)/python -m pytest -m long $(ARGS)
+test-long: $(VENV)/.dev  ## The tests of minutes each, group after group, or one of them: GROUP=kill (tests/groups.toml)
+	@trap 'exit 130' INT; failed=; for group in $(or $(GROUP),$$($(BIN)/python .ci/groups.py)); do echo "→ $$group"; \
+	$(BIN)/python -m pytest --group $$group $(ARGS) || failed+=" $$group"; done; \
+	[ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 
 lint: $(VENV)/.dev lock-check  ## ruff, mypy strict, import-linter, and whether the lock is fresh
 	@$(BIN)/ruff format --check .
