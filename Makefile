@@ -17,7 +17,7 @@ LOCK_ADDED := $(UV) pip compile --no-deps --universal --python-version 3.11 --ge
 	-c requirements/dev.txt --custom-compile-command "make lock"
 EXTRAS := $(addprefix --extra ,demo xgboost lightgbm postgresql s3 signing prefect-docker)
 
-.PHONY: help demo test test-long lint bench base-image up down lock lock-check clean
+.PHONY: help demo test test-long lint style types bench base-image up down lock lock-check clean
 
 help:  ## Lists the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -25,17 +25,24 @@ help:  ## Lists the targets
 demo: $(VENV)/.run  ## Four real model versions, each to its verdict, on this machine
 	@$(BIN)/shipway demo $(if $(KEEP),--keep) $(if $(TARGET),--target $(TARGET))
 
-test: $(VENV)/.dev  ## Every test, on real parts
+test: $(VENV)/.dev  ## Every test but the long ones, on real parts
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-test-long: $(VENV)/.dev  ## The tests of minutes each: kills, demos, images built for real, databases, compose
-	@$(BIN)/python -m pytest -m long $(ARGS)
+test-long: $(VENV)/.dev  ## The tests of minutes each, group after group, or one of them: GROUP=kill (tests/groups.toml)
+	@trap 'exit 130' INT; failed=; for group in $(or $(GROUP),$$($(BIN)/python .ci/groups.py)); do echo "→ $$group"; \
+	$(BIN)/python -m pytest --group $$group $(ARGS) || failed+=" $$group"; done; \
+	[ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
 
-lint: $(VENV)/.dev lock-check  ## ruff, mypy strict, import-linter, and whether the lock is fresh
+lint: $(VENV)/.dev  ## ruff, mypy strict, import-linter, and whether the lock is fresh
+	@$(MAKE) --no-print-directory -j2 -k -O types lock-check style
+
+style: $(VENV)/.dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+types: $(VENV)/.dev
+	@$(BIN)/mypy
 
 bench: $(VENV)/.dev  ## Measures this machine; results under .shipway/bench
 	@$(BIN)/python -m benchmarks $(ARGS)

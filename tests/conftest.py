@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import httpx
@@ -17,11 +18,56 @@ import pytest
 START_SECONDS = 180.0
 os.environ.setdefault("UV_COMPILE_BYTECODE", "0")
 """Environments that tests make are started a few times each: compiling all of their packages costs more than it saves."""
+GROUPS = tuple(tomllib.loads(Path(__file__).with_name("groups.toml").read_text(encoding="utf-8"))["groups"])
+EMPTY = pytest.StashKey[bool]()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The long ones begin first: two workers share the tests, a file stays on one of them (make test)."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    known = ", ".join(GROUPS)
+    parser.addoption("--group", choices=GROUPS, help=f"only the long tests of this group: {known}", metavar="NAME")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With --group no file is imported that has no long test."""
+    if config.getoption("group") is None or collection_path.suffix != ".py":
+        return None
+    return True if "mark.long(" not in collection_path.read_text(encoding="utf-8") else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """A marker that names no group is an error of the file's collection."""
+    report = yield
+    named = {item.nodeid: _group_of(item) for item in report.result if isinstance(item, pytest.Item)}
+    wrong = [f"{test}: @pytest.mark.long({name!r})" for test, name in named.items() if name not in (None, *GROUPS)]
+    if wrong:
+        expected = f"expected is one group of tests/groups.toml: {', '.join(GROUPS)}"
+        report.outcome, report.longrepr, report.result = "failed", "\n".join([*wrong, expected]), []
+    return report
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Only the group that was asked for, or what is in none. The long ones begin first: workers share files (make test)."""
+    asked = config.getoption("group")
+    groups = [_group_of(item) for item in items]
+    others = [item for item, group in zip(items, groups, strict=True) if group != asked]
+    items[:] = [item for item, group in zip(items, groups, strict=True) if group == asked]
+    if others:
+        config.hook.pytest_deselected(items=others)
+    config.stash[EMPTY] = asked is not None and not items
     items.sort(key=lambda item: "e2e" not in item.path.parts)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A group that has no tests yet has not failed."""
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and session.config.stash.get(EMPTY, False):
+        session.exitstatus = pytest.ExitCode.OK
+
+
+def _group_of(item: pytest.Item) -> str | None:
+    """The group that a test's marker names; None: it is not long."""
+    marker = item.get_closest_marker("long")
+    return None if marker is None else " ".join(map(str, marker.args))
 
 
 def free_port() -> int:

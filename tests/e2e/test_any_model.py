@@ -20,7 +20,7 @@ from bentos.serving.environments.environment import Environments
 from tests.e2e.stack import Run, Stack
 from tests.e2e.toy import model_of
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long("models"), pytest.mark.timeout(1200)]
 HERE = Path(__file__).parent
 NAMES = (
     "old-sklearn",

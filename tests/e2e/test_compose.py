@@ -16,7 +16,7 @@ from tests.e2e.composed import Composed, composed, dashboard, until
 from tests.e2e.toy import CODE, QUICK
 from tests.e2e.traffic import Traffic
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.long("compose"), pytest.mark.timeout(1200)]
 ONCE = {"volumes", "bucket", "init"}
 NAME = f"shipway-test-{uuid.uuid4().hex[:6]}"
 MODEL = f"toy-{NAME[-6:]}"

@@ -23,7 +23,7 @@ from examples.flights.train import MODEL, register, train
 from tests.e2e.stack import running
 
 pytestmark = [
-    pytest.mark.long,
+    pytest.mark.long("controls"),
     pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning"),  # MLflow, at its own import
 ]

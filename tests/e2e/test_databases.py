@@ -20,7 +20,7 @@ from tests.e2e.stack import SHIPWAY, Stack, until
 from tests.e2e.toy import QUICK, model_of, register_toy, write_policy
 from tests.infra.stores.servers import PASSWORD, POSTGRES, QUOTED, S3, Postgres, postgres_server, s3_server
 
-pytestmark = [pytest.mark.e2e, pytest.mark.long]
+pytestmark = [pytest.mark.e2e, pytest.mark.long("databases")]
 MODEL = "wine"
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import free_port
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.long("demo"), pytest.mark.timeout(1200)]
 SHIPWAY = Path(sys.executable).with_name("shipway")
 AUDIT = Path(__file__).parent / "audit"
 MOST_SECONDS = 480.0

@@ -16,7 +16,7 @@ from infra.images.engine import connected
 from tests.conftest import free_port
 from tests.docker_engine import require_engine, settings_of_this_machine
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.long("docker"), pytest.mark.timeout(1500)]
 SHIPWAY = Path(sys.executable).with_name("shipway")
 PORTS = ("MLFLOW", "PREFECT", "GATEWAY", "GATEWAY_ADMIN", "RECEIVER")
 

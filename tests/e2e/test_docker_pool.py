@@ -20,7 +20,7 @@ from tests.e2e.stack import Stack
 from tests.e2e.toy import QUICK, register_toy, write_policy
 from tests.e2e.traffic import Traffic
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.long("docker"), pytest.mark.timeout(1200)]
 IMAGE = "shipway-compose-test:local"
 MODEL = f"toy-{uuid.uuid4().hex[:6]}"
 

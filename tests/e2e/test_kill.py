@@ -19,7 +19,7 @@ from tests.e2e.stack import Stack, until
 from tests.e2e.toy import QUICK, model_of, register_toy, write_policy
 from tests.e2e.traffic import Traffic
 
-pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long("kill"), pytest.mark.timeout(900)]
 MODEL = "killed"
 CALM = [
     "vet",

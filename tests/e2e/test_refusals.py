@@ -21,6 +21,7 @@ from tests.e2e.stack import Run, Stack, until
 
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.long("refusals"),
     pytest.mark.timeout(600),
     *(pytest.mark.filterwarnings(line) for line in IGNORED),
     # mlflow's client leaves the handler of its own progress bar open

@@ -35,7 +35,7 @@ from infra.images.engine import connected
 from tests.bentos.steady import Steady
 from tests.docker_engine import require_engine, settings_of_this_machine
 
-pytestmark = [pytest.mark.e2e, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.long("scenarios"), pytest.mark.timeout(900)]
 HERE = Path(__file__).parent
 OLD = ("scikit-learn==1.6.1", "numpy<2.3", "pandas<3", "mlflow-skinny", "cloudpickle")
 RATE = 100.0  # requests a second

@@ -19,8 +19,8 @@ from examples.flights.demo_plan import PLAN
 from examples.flights.flow_runs import FlowRunError, FlowRuns, PrefectAwayError
 from examples.flights.report import table, write_report
 from examples.flights.sent import Sent, read_sent, write_sent
+from infra.processes import identity
 from infra.settings import StackSettings
-from infra.stack.part_process import identity
 from infra.stack.state import StackState, write_state
 from infra.targets.interface import Address
 from infra.traffic import Arm, TrafficPlan

@@ -18,7 +18,7 @@ from infra.images.template import KEY_LABEL, STAGE_LABEL
 from tests.infra.images.conftest import MINOR, SECRET
 from tests.infra.images.oci_registry import LOGIN, needs_registry, serve
 
-pytestmark = pytest.mark.long  # a real build each
+pytestmark = pytest.mark.long("images")  # a real build each
 
 EVERYTHING = [ImagePolicy(model=m, dependencies=d) for m in ("included", "pulled") for d in ("included", "resolved")]
 

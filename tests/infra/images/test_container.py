@@ -26,7 +26,7 @@ from infra.images.interface import ImageSettings, PermanentImageError
 from infra.images.template import STAGE_LABEL
 from tests.bentos.saved import IGNORED, logistic
 
-pytestmark = [pytest.mark.long, *(pytest.mark.filterwarnings(line) for line in IGNORED)]
+pytestmark = [pytest.mark.long("images"), *(pytest.mark.filterwarnings(line) for line in IGNORED)]
 PINS = tuple(f"{name}=={metadata.version(name)}" for name in ("scikit-learn", "numpy", "skops"))
 
 

@@ -20,7 +20,7 @@ from tests.docker_engine import base_image
 DAEMON = shutil.which("dockerd")
 
 pytestmark = [
-    pytest.mark.long,
+    pytest.mark.long("images"),
     pytest.mark.skipif(
         DAEMON is None or os.geteuid() != 0, reason="dockerd is not installed, or this user may not start one"
     ),
