@@ -164,7 +164,8 @@ def fetch_and_try(registry: str, model: str, version: str, folder: Path) -> None
     """Fetches a version below *folder*, checks its requirements, loads and warms it. Raises ShipwayError."""
     from bentos.serving.server.served_model import ServedModel
 
-    tree = ModelStore(folder).pull(registry, model, version)
+    models = ModelStore(folder)  # holds the tree while it is loaded
+    tree = models.pull(registry, model, version)
     check_requirements(tree)
     ServedModel.load(tree, model, version)
 
