@@ -1,4 +1,4 @@
-"""batch-score: a file of rows in, a file of answers out, through the same runner as online."""
+"""batch-score: a file of rows in, a file or a folder of answers out, through the same runner as online."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ def batch_score(
     Args:
         model: Name of the registered model.
         input: Parquet or CSV file to score.
-        output: Parquet file of the input columns and the predictions.
+        output: Where the input columns and the predictions go: a file if it ends in .parquet (and is replaced), a folder of
+            parts if it has no suffix or a slash at its end (it must be new or empty).
         version: Version to score with; give this or alias. With neither, the champion scores.
         alias: Alias of the version to score with.
-        rejects: Parquet file of the rows set aside; empty: <output>.rejects.parquet.
+        rejects: Where the rows that are set aside go, named in the same way; empty: beside the output, as
+            <output>.rejects.parquet or <output>.rejects/.
         chunk: Rows predicted at a time; 0: as many as 64 MB of the file hold, from 1,000 to 65,536. Memory is a few chunks
             a process, however long the file is.
         processes: Processes that share a Parquet file, each with the model in memory; 0: one a core. CSV is always
@@ -39,6 +41,7 @@ def batch_score(
     """
     from dataclasses import asdict
 
+    from bentos.serving.batch.sink import rejects_of
     from bentos.serving.child import run_batch
     from flows.release import prepare
     from flows.release.line import open_line, policy_of
@@ -50,7 +53,7 @@ def batch_score(
     if version is None and alias is None:
         alias = "champion"
     counts: dict[str, float] = {}
-    aside = Path(rejects) if rejects else Path(output).with_suffix(".rejects.parquet")
+    aside = rejects or rejects_of(output)
 
     def score() -> str:
         found = line.registry.resolve(model, version=None if version is None else str(version), alias=alias)
@@ -60,9 +63,9 @@ def batch_score(
             prepare.bulk_environment(line, prepared, rules).python,
             prepared.code,
             prepared.bento.path,
-            Path(input).absolute(),
-            Path(output).absolute(),
-            aside.absolute(),
+            Path(input),
+            output,
+            aside,
             chunk=chunk,
             processes=processes,
             probabilities=probabilities,
