@@ -20,6 +20,7 @@ import psutil
 
 from benchmarks.models import COLUMNS, NAMES, BenchModel
 from benchmarks.processes import tree
+from bentos.serving.threads import ONE_THREAD
 
 WAYS = ("raw", "pyfunc", "shipway-loop", "shipway-file", "shipway-file-processes")
 """The last three: reading, checking, predicting and putting the answers beside the rows; the same, and loading the model and
@@ -40,8 +41,7 @@ def batch(
     if not source.exists():
         _write(source, rows)
     root = str(Path(__file__).resolve().parents[1])
-    environment = {**os.environ, "PYTHONPATH": root, "TMPDIR": str(folder)}
-    environment |= {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
+    environment = {**os.environ, "PYTHONPATH": root, "TMPDIR": str(folder), **ONE_THREAD}
     results = []
     for way in ways:
         command = [sys.executable, "-m", "benchmarks.batch", way, str(model.folder), str(bento), str(source)]

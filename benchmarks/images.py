@@ -17,8 +17,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bentos.build.lock import lock_for
-from bentos.policy.release import BuildPolicy, ImagePolicy
+from bentos.policy.build import BuildPolicy
+from bentos.policy.image import ImagePolicy
+from bentos.sealing.lock import lock_for
 from bentos.serving.fetch.artifact_tree import tree_digest
 from bentos.versions.model_version import ModelVersion
 from infra.targets.interface import DeploymentSpec
@@ -57,7 +58,7 @@ def measure(
     kind: str, save: Callable[[Path, int], None], settings: Any, images: Any, target: Any, base: int
 ) -> dict[str, Any]:
     """First version, next version and the same again; then starts of the image until ready, the middle one of STARTS."""
-    from bentos.build.bento import build
+    from bentos.sealing.bento import build
     from bentos.serving.environments.environment import Environments
 
     environments, took, specs = Environments(settings.envs), [], []

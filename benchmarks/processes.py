@@ -14,6 +14,8 @@ from typing import Self
 
 import psutil
 
+from bentos.serving.threads import ONE_THREAD
+
 END_SECONDS = 5.0
 
 
@@ -39,8 +41,7 @@ class Processes:
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
         """Starts *command*, one thread a numeric library; its pid."""
-        threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
-        everything = {**os.environ, "TMPDIR": str(self._folder), **threads, **(environment or {})}
+        everything = {**os.environ, "TMPDIR": str(self._folder), **ONE_THREAD, **(environment or {})}
         log = self._folder / f"{name}-{len(self._started)}.log"
         with log.open("wb") as file:
             started = subprocess.Popen(

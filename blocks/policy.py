@@ -8,7 +8,8 @@ from typing import Any
 from prefect.blocks.core import Block
 from pydantic import Field
 
-from bentos.policy.release import ReleasePolicy, load_policy, parse_policy
+from bentos.policy.load import load_policy, parse_policy
+from bentos.policy.release import ReleasePolicy
 
 
 class PolicyBlock(Block):

@@ -70,7 +70,7 @@ def policy_keys(model: type[BaseModel] = ReleasePolicy, prefix: str = "") -> Ite
             continue
         meaning = field.description
         if not meaning:
-            raise SystemExit(f"{dotted}: no description in bentos/policy/release.py")
+            raise SystemExit(f"{dotted}: no description of it in bentos/policy")
         yield Key(dotted, _unit(dotted, field), _plain(field.get_default(call_default_factory=True)), meaning)
 
 

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow, get_run_logger
+
+if TYPE_CHECKING:
+    from bentos.policy.release import ReleasePolicy
+    from bentos.serving.batch.score import BatchCounts
+    from flows.release.line import Line
 
 
 @flow(name="batch-score", flow_run_name="score with {model}", persist_result=False)
@@ -42,8 +48,6 @@ def batch_score(
     from dataclasses import asdict
 
     from bentos.serving.batch.sink import rejects_of
-    from bentos.serving.child import run_batch
-    from flows.release import prepare
     from flows.release.line import open_line, policy_of
     from flows.telling.prefect_teller import as_task
     from flows.telling.tell import key
@@ -57,19 +61,8 @@ def batch_score(
 
     def score() -> str:
         found = line.registry.resolve(model, version=None if version is None else str(version), alias=alias)
-        prepare.vet_version(line, model, found.version, rules)
-        prepared = prepare.prepare(line, model, found.version, rules)
-        scored = run_batch(
-            prepare.bulk_environment(line, prepared, rules).python,
-            prepared.code,
-            prepared.bento.path,
-            Path(input),
-            output,
-            aside,
-            chunk=chunk,
-            processes=processes,
-            probabilities=probabilities,
-        )
+        options = {"chunk": chunk, "processes": processes, "probabilities": probabilities}
+        scored = _score(line, model, found.version, rules, (input, output, aside), options)
         counts.update(asdict(scored))
         return f"{found.name}: {counts}"
 
@@ -80,3 +73,17 @@ def batch_score(
         [counts], key=key(model, "batch"), description=f"{input} scored into {output}; set aside: {aside}"
     )
     return counts
+
+
+def _score(
+    line: Line, model: str, version: str, rules: ReleasePolicy, files: tuple[str, str, str], options: dict[str, Any]
+) -> BatchCounts:
+    """Vets and prepares the version, then scores: *files* are input, output and rejects, *options* those of run_batch."""
+    from bentos.serving.child import run_batch
+    from flows.release import prepare
+
+    prepare.vet_version(line, model, version, rules)
+    prepared = prepare.prepare(line, model, version, rules)
+    python = prepare.bulk_environment(line, prepared, rules).python
+    source, output, rejects = files
+    return run_batch(python, prepared.code, prepared.bento.path, Path(source), output, rejects, **options)

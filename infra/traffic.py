@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from bentos.policy.release import Limits, StickyKey
+from bentos.policy.limits import Limits
+from bentos.policy.split import StickyKey
 from bentos.serving.errors import PermanentError
 from infra.targets.interface import Address
 

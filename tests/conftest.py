@@ -15,6 +15,8 @@ import httpx
 import pytest
 
 START_SECONDS = 180.0
+os.environ.setdefault("UV_COMPILE_BYTECODE", "0")
+"""Environments that tests make are started a few times each: compiling all of their packages costs more than it saves."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,6 +29,13 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def envs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder of environments for all tests, whichever worker runs them: each is made once."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "envs"
 
 
 @pytest.fixture(scope="session")

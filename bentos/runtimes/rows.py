@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bentos.serving.inputs.columns import NUMBERS
 from bentos.serving.inputs.plan import InputPlan
 from bentos.serving.inputs.rows import InputRows
+from bentos.serving.inputs.scalars import NUMBERS
 
 if TYPE_CHECKING:
     from bentos.runtimes.trees import Split

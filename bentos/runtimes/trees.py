@@ -142,20 +142,8 @@ def to_onnx(trees: Trees) -> bytes:
     from onnx import TensorProto, helper, numpy_helper
 
     raw = trees.raw
-    if raw["num_target"] != 1:
-        raise NotConvertedError(f"ONNX's trees have one output, it has {raw['num_target']}")
-    if raw["postprocessor"] not in AFTER or raw["sigmoid_alpha"] != 1.0:
-        raise NotConvertedError(f"no ONNX operator for its link {raw['postprocessor']} ({raw['sigmoid_alpha']})")
     classes = max(int(raw["num_class"][0]), 1)
-    ensemble = _Ensemble(trees.zero)
-    for number, tree in enumerate(raw["trees"]):
-        if (
-            raw["leaf_vector_shape"][1] > 1
-        ):  # a leaf of ONNX has one value: a tree for each class, summed in the same order
-            for output in range(classes):
-                ensemble.add(tree["nodes"], output, vector=True)
-        else:
-            ensemble.add(tree["nodes"], max(raw["class_id"][number], 0), vector=False)
+    ensemble = _ensemble(trees, classes)
     double, last = TensorProto.DOUBLE, "sums"
     given = "wide" if trees.single else "x"
     nodes = [helper.make_node("Cast", ["x"], ["wide"], to=double)] if trees.single else []
@@ -196,6 +184,22 @@ def to_onnx(trees: Trees) -> bytes:
     sets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 5)]
     content: bytes = helper.make_model(graph, opset_imports=sets, ir_version=9).SerializeToString()
     return content
+
+
+def _ensemble(trees: Trees, classes: int) -> _Ensemble:
+    """Every tree of *trees*, which have so many *classes*. Raises NotConvertedError."""
+    raw = trees.raw
+    if raw["num_target"] != 1:
+        raise NotConvertedError(f"ONNX's trees have one output, it has {raw['num_target']}")
+    if raw["postprocessor"] not in AFTER or raw["sigmoid_alpha"] != 1.0:
+        raise NotConvertedError(f"no ONNX operator for its link {raw['postprocessor']} ({raw['sigmoid_alpha']})")
+    ensemble = _Ensemble(trees.zero)
+    vectors = raw["leaf_vector_shape"][1] > 1
+    for number, tree in enumerate(raw["trees"]):
+        # a leaf of ONNX has one value: of vectors a tree for each class, summed in the same order
+        for output in range(classes) if vectors else (max(raw["class_id"][number], 0),):
+            ensemble.add(tree["nodes"], output, vector=vectors)
+    return ensemble
 
 
 class _Ensemble:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bentos.serving.errors import PermanentError, ShipwayError
+from bentos.serving.threads import THREADS
 
 if TYPE_CHECKING:
     import argparse
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from bentos.serving.batch.score import BatchCounts
 
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH")
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 class ChildError(PermanentError):

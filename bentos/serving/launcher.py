@@ -1,9 +1,7 @@
 """Serves a sealed bento: ``python -m bentos.serving.launcher --bento DIR (--uds PATH | --host H --port P)``.
 
-With ``--follow models:/NAME@ALIAS --registry URL`` it follows an alias without a restart; then ``--bento`` may be left
-out, and the alias' version is downloaded first. ``--model`` and ``--version`` name a bare artifact folder. With ``--fd`` it
-answers on a socket of its parent's; see bentos/serving/follow/handover.py. With ``--workers`` it becomes the parent of so many servers; see
-bentos/serving/server/workers.py.
+``--model`` and ``--version`` name a bare artifact folder. With ``--fd`` it answers on a socket of its parent's; see
+bentos/serving/follow/handover.py. With ``--workers`` it becomes the parent of so many servers; see bentos/serving/server/workers.py.
 """
 
 from __future__ import annotations
@@ -11,32 +9,26 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
-import os
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bentos.serving.errors import ShipwayError
 from bentos.serving.server.listening import LaunchError, listening, where
+from bentos.serving.server.process import tell_failure
+from bentos.serving.threads import one_thread_unless_said
 
 if TYPE_CHECKING:
-    from bentos.serving.follow.reload import Alias
     from bentos.serving.server.dataplane import DataPlane
     from bentos.serving.server.served_model import ServedModel
-
-THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the server until SIGTERM or SIGINT; 0 after a drain, 1 with one line of reason where it cannot start."""
-    for (
-        name
-    ) in THREAD_SETTINGS:  # before numpy is imported: one thread a worker serves better than several that compete
-        os.environ.setdefault(name, "1")
+    one_thread_unless_said()
     options = parse(arguments)
     # as the first process of a container it would not be ended by a signal that nobody handles
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -44,14 +36,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(options)
     except (ShipwayError, OSError) as error:
-        print(f"shipway launcher: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        reason = " ".join(str(error).split())
+        print(f"shipway launcher: {reason}", file=sys.stderr, flush=True)
+        if options.parent_fd is not None:
+            tell_failure(options.parent_fd, reason)
         return 1
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line; argparse exits with 2 where it is wrong."""
     parser = argparse.ArgumentParser(prog="python -m bentos.serving.launcher", description=__doc__)
-    parser.add_argument("--bento", type=Path, help="sealed bento or artifact folder")
+    parser.add_argument("--bento", type=Path, required=True, help="sealed bento or artifact folder")
     parser.add_argument("--model", default="", help="name of the model, where --bento is an artifact folder")
     parser.add_argument("--version", default="", help="its version, where --bento is an artifact folder")
     where = parser.add_mutually_exclusive_group(required=True)
@@ -82,24 +77,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cells-fd", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--deployment", default="", help="name of the deployment, told by /readyz")
     parser.add_argument("--drain-seconds", type=float, default=1.0, help="time between not ready and closing (1)")
-    parser.add_argument("--follow", help="models:/NAME@ALIAS to follow")
-    parser.add_argument("--registry", help="MLflow server, http://…, for --follow")
-    parser.add_argument("--poll-seconds", type=float, default=2.0, help="how often the alias is looked up (2)")
-    parser.add_argument("--models", type=Path, help="folder for followed versions; none: a temporary one")
     options = parser.parse_args(arguments)
-    if options.bento is None and options.follow is None:
-        parser.error("one of --bento and --follow is needed")
-    if options.follow and not options.registry:
-        parser.error("--follow needs --registry, the address of the MLflow server")
     if options.workers < 1:
         parser.error(f"--workers {options.workers}: expected 1 or more")
     if options.workers > 1 and (options.grpc_uds or options.grpc_port == 0):
         parser.error(
             "--grpc-uds and --grpc-port 0 go with one worker: several share a port. Use --grpc-port with its number"
-        )
-    if options.follow and options.workers > 1:
-        parser.error(
-            "--follow goes with one worker: each would change at its own time. Let bentos.serving.start follow, with --envs"
         )
     return options
 
@@ -117,19 +100,14 @@ def run(options: argparse.Namespace) -> int:
         die_with_parent()
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(listening(options))  # first, so that a taken address costs no load
-        alias = _alias(options, stack)
-        live = _first(options, alias)
+        live = _load(options)
         freeze_garbage()
         plane = _plane(options, live)
         stack.callback(plane.close)
-        if alias is not None:
-            from bentos.serving.follow.reload import Follower
-
-            stack.enter_context(Follower(alias, plane, poll_seconds=options.poll_seconds))
         if options.worker is not None:
             from bentos.serving.cells import SharedCells
 
-            plane.metrics.share(SharedCells(options.cells_fd), options.worker)
+            plane.state.metrics.share(SharedCells(options.cells_fd), options.worker)
         serve(plane, listener, options)
     return 0
 
@@ -147,25 +125,12 @@ def freeze_garbage() -> None:
     gc.set_threshold(20000, 50, 50)
 
 
-def _alias(options: argparse.Namespace, stack: contextlib.ExitStack) -> Alias | None:
-    if options.follow is None:
-        return None
-    from bentos.serving.follow.reload import Alias
-
-    folder = options.models or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shipway-models-")))
-    return Alias.parse(options.follow, options.registry, folder)
-
-
-def _first(options: argparse.Namespace, alias: Alias | None) -> ServedModel:
+def _load(options: argparse.Namespace) -> ServedModel:
     from bentos.serving.server.served_model import ServedModel
 
-    if options.bento is not None:
-        if not options.bento.is_dir():
-            raise LaunchError(f"bento {options.bento}: expected a folder; build it again")
-        return ServedModel.load(options.bento.absolute(), options.model, options.version)
-    assert alias is not None
-    version = alias.resolve()
-    return ServedModel.load(alias.first(version), alias.name, version)
+    if not options.bento.is_dir():
+        raise LaunchError(f"bento {options.bento}: expected a folder; build it again")
+    return ServedModel.load(options.bento.absolute(), options.model, options.version)
 
 
 def _plane(options: argparse.Namespace, live: ServedModel) -> DataPlane:

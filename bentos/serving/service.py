@@ -25,14 +25,14 @@ class PlaneService(bentoml.Service[Any]):  # type: ignore[misc] # bentoml ships 
 
     def to_asgi(self, is_main: bool = True) -> Asgi:
         """Loads the model of this bento and gives the application that answers for it."""
-        from bentos.serving.launcher import THREAD_SETTINGS, freeze_garbage
+        from bentos.serving.launcher import freeze_garbage
         from bentos.serving.log.writer import SegmentWriter
         from bentos.serving.server.asgi import Asgi
         from bentos.serving.server.dataplane import DataPlane
         from bentos.serving.server.served_model import ServedModel
+        from bentos.serving.threads import one_thread_unless_said
 
-        for name in THREAD_SETTINGS:
-            os.environ.setdefault(name, "1")
+        one_thread_unless_said()
         live = ServedModel.load(Path(__file__).resolve().parents[3])
         freeze_garbage()
         folder = os.environ.get(SEGMENTS)

@@ -4,7 +4,9 @@
     --models DIR --model N --version V --digest D …   the model is pulled and checked; the environment is this one
     --models DIR --envs DIR …                         both: the environment is made from --lock, or from what the model asks for
 
-``--follow models:/NAME@ALIAS`` in place of ``--model`` follows an alias without a restart. What is made is kept below the
+``--follow models:/NAME@ALIAS`` in place of ``--model`` follows an alias without a restart: this process owns the socket and
+hands it from one version's server to the next one's. Without ``--envs`` versions run in this interpreter, and one that asks for
+packages it has not is refused. What is made is kept below the
 folders for the next start. Every other argument is the launcher's (``python -m bentos.serving.launcher --help``). Runs with the
 standard library, packaging, pyyaml and uv alone.
 """
@@ -27,7 +29,8 @@ from bentos.serving.fetch.download import split_alias
 from bentos.serving.fetch.model_store import ModelStore
 from bentos.serving.server.listening import bind_port, bind_socket
 
-AWAY = 75  # exit code for what may succeed later (EX_TEMPFAIL)
+AWAY = os.EX_TEMPFAIL  # exit code 75: a later try may succeed
+POLL_SECONDS = 2.0  # between two looks at a followed alias
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 SECRETS = re.compile(r"MLFLOW_TRACKING_(USERNAME|PASSWORD|TOKEN)|(UV|PIP)_.*")
 """What a server does not need once its model and its packages are here, and its model should not read."""
@@ -35,12 +38,12 @@ SECRETS = re.compile(r"MLFLOW_TRACKING_(USERNAME|PASSWORD|TOKEN)|(UV|PIP)_.*")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Becomes the server. Returns only where there is none: 1 with one line of reason, 75 where a later try may succeed;
-    with --follow and --envs it stays beside its servers, and 0 is the end of a drain."""
+    with --follow it stays beside its servers, and 0 is the end of a drain."""
     options, rest = parse(arguments)
     for number in (
         signal.SIGTERM,
         signal.SIGINT,
-    ):  # the first process of a container ends by no signal it does not handle
+    ):  # the first process of a container ends by none that it does not handle
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
@@ -70,6 +73,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str
         "--envs", type=Path, help="folder that environments are kept in; none: this environment is used"
     )
     parser.add_argument("--lock", type=Path, help="hashed lock of the environment; none: resolved from the model's own")
+    parser.add_argument("--poll-seconds", type=float, help="how often the alias is looked up, with --follow (2)")
     options, rest = parser.parse_known_args(arguments)
     if reason := _wrong(options):
         parser.error(reason)
@@ -95,6 +99,8 @@ def _wrong(options: argparse.Namespace) -> str:
         return "--lock goes with --model and --envs: a bento has its own, and followed versions may need others"
     if options.digest is not None and not DIGEST.fullmatch(options.digest):
         return f"--digest {options.digest!r}: expected sha256: and 64 hexadecimal digits"
+    if options.poll_seconds is not None and (options.follow is None or options.poll_seconds <= 0):
+        return f"--poll-seconds {options.poll_seconds:g}: expected --follow beside it, and more than 0"
     return ""
 
 
@@ -110,10 +116,6 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         tree = models.pull(options.registry, options.model, options.version, options.digest)
         named = ["--bento", str(tree), "--model", options.model, "--version", options.version]
         become(_python(options.envs, options.lock, tree), [*named, *rest], here, without_secrets())
-    split_alias(options.follow)
-    if options.envs is None:
-        follow = ["--follow", options.follow, "--registry", options.registry, "--models", str(options.models)]
-        become(Path(sys.executable), [*follow, *rest], here, os.environ)
     return _follow(options, rest, here)
 
 
@@ -140,12 +142,11 @@ def _follow(options: argparse.Namespace, rest: Sequence[str], code: Path) -> int
     _, others = address.parse_known_args(rest)
     listener = bind_socket(given.uds) if given.uds else bind_port(given.host, given.port)
     try:
-        followed = Followed(
-            *split_alias(options.follow), options.registry, ModelStore(options.models), environments(options.envs)
-        )
+        made = environments(options.envs) if options.envs is not None else None
+        followed = Followed(*split_alias(options.follow), options.registry, ModelStore(options.models), made)
         first = followed.prepare(followed.version())
         env = {**without_secrets(), "PYTHONPATH": str(code)}
-        with Handover(followed, listener, others, env, poll_seconds=given.poll_seconds) as handover:
+        with Handover(followed, listener, others, env, poll_seconds=options.poll_seconds or POLL_SECONDS) as handover:
             return handover.run(first)
     finally:
         listener.close()

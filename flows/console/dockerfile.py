@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bentos.build.lock import lock_for
+from bentos.sealing.lock import lock_for
 from bentos.serving.errors import PermanentError
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def write_dockerfile(
     seal it, with the scenario of the policy's ``image``. Raises DockerfileError for a folder that is not empty or a policy
     that leaves the image to BentoML, and what registry, environments and build raise.
     """
-    from bentos.build.bento import build
-    from bentos.build.runtime import choose_runtime
+    from bentos.sealing.bento import build
+    from bentos.sealing.runtime import choose_runtime
     from bentos.serving.environments.lock_text import served
     from infra.images.builder import content_of, sources_of
     from infra.images.image_labels import labels_of
@@ -87,7 +87,7 @@ def write_of_stack(
     environ: Mapping[str, str], model: str, output: Path, *, version: str | None, alias: str | None
 ) -> str:
     """``write_dockerfile`` with the registry, the policy and the base image of the stack that *environ* means."""
-    from bentos.policy.release import load_policy
+    from bentos.policy.load import load_policy
     from bentos.serving.environments.environment import Environments
     from bentos.versions.registry import Registry
     from flows.stack.env import find_stack
@@ -112,7 +112,7 @@ def write_generic(output: Path, *, base: str) -> str:
     Built once, it serves every version: its containers fetch model and packages at their start. Raises DockerfileError.
     """
     import bentos
-    from bentos.build.bento import serving_modules
+    from bentos.sealing.bento import serving_modules
     from infra.images.template import Content, whole_recipe
 
     _empty(output)

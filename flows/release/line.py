@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from bentos.policy.release import ReleasePolicy, load_policy
+from bentos.policy.load import load_policy
+from bentos.policy.release import ReleasePolicy
 from bentos.serving.errors import PermanentError
 from infra.settings import StackSettings
 

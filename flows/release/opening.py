@@ -68,7 +68,7 @@ def target_of(line: Line, model: str) -> str | None:
 def promoted_under(line: Line, model: str, version: str) -> tuple[ReleasePolicy, str] | None:
     """The policy under which *version* was last promoted and where it came from; None where it was never promoted, or
     where what was kept is no policy any more."""
-    from bentos.policy.release import PolicyError
+    from bentos.policy.load import PolicyError
 
     for release in line.ledger.releases(model, limit=100):
         if release.outcome == "PROMOTED" and release.candidate == version:

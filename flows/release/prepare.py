@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bentos.build.lock import lock_for
-from bentos.policy.release import ImagePolicy, ServingPolicy
+from bentos.policy.image import ImagePolicy
+from bentos.policy.serving import ServingPolicy
+from bentos.sealing.lock import lock_for
 from bentos.serving.errors import PermanentError
 from bentos.serving.files import write_atomically
 from flows.release.world import deployed
 from infra.targets.interface import Deployment, DeploymentSpec, State
 
 if TYPE_CHECKING:
-    from bentos.build.bento import SealedBento
-    from bentos.policy.release import ReleasePolicy, SignaturePolicy
+    from bentos.policy.release import ReleasePolicy
+    from bentos.policy.signature import SignaturePolicy
+    from bentos.sealing.bento import SealedBento
     from bentos.serving.environments.environment import Environment
     from bentos.serving.model.profile import Profile
     from bentos.versions.model_version import ModelVersion
@@ -128,8 +130,8 @@ def _proven(line: Line, found: ModelVersion, policy: SignaturePolicy) -> Proof:
 def prepare(line: Line, model: str, version: str, policy: ReleasePolicy) -> Prepared:
     """The sealed bento of a version, its environment, and its image where the target runs images; each is made unless
     it is there."""
-    from bentos.build.bento import build
-    from bentos.build.runtime import choose_runtime
+    from bentos.sealing.bento import build
+    from bentos.sealing.runtime import choose_runtime
 
     found = line.registry.resolve(model, version=version)
     artifacts = line.registry.fetch(found)

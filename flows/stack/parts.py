@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from infra.gateways.envoy import EnvoyGateway
 
 POOL = "shipway"
-OVERTAKEN = 75  # exit code of a supervisor that finds another one at its folder (EX_TEMPFAIL)
+OVERTAKEN = os.EX_TEMPFAIL  # exit code of a supervisor that finds another one at its folder
 _WORKER = ("--pool", POOL, "--type", "process", "--name", "shipway-stack", "--install-policy", "never")
 ROOT = Path(__file__).resolve().parents[2]  # where prefect.yaml and the flows lie
 

@@ -138,17 +138,21 @@ def _manager(listen: Listen) -> dict[str, Any]:
         ],
     }
     if listen.tracing:
-        manager["tracing"] = {
-            "provider": {
-                "name": "envoy.tracers.opentelemetry",
-                "typed_config": {
-                    "@type": TYPE + "config.trace.v3.OpenTelemetryConfig",
-                    "service_name": "shipway-gateway",
-                    "grpc_service": {"envoy_grpc": {"cluster_name": "tracing"}, "timeout": "1s"},
-                },
-            }
-        }
+        manager["tracing"] = _tracing()
     return manager
+
+
+def _tracing() -> dict[str, Any]:
+    return {
+        "provider": {
+            "name": "envoy.tracers.opentelemetry",
+            "typed_config": {
+                "@type": TYPE + "config.trace.v3.OpenTelemetryConfig",
+                "service_name": "shipway-gateway",
+                "grpc_service": {"envoy_grpc": {"cluster_name": "tracing"}, "timeout": "1s"},
+            },
+        }
+    }
 
 
 def _collector(endpoint: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from infra.gateways.bootstrap import Listen, bootstrap
 from infra.gateways.clusters import clusters_of, live_name, mirror_name
 from infra.gateways.counts import arm_stats
 from infra.gateways.interface import ArmStats, PermanentGatewayError, TransientGatewayError
-from infra.gateways.plans import Kept, PlanStore, Record, replace_file
+from infra.gateways.plans import Kept, ModelPlans, PlanStore, replace_file
 from infra.gateways.routes import plans_in, route_configuration
 from infra.traffic import TrafficPlan
 
@@ -157,7 +157,7 @@ class EnvoyGateway:
     def remove(self, model: str) -> None:
         """Takes the model's routes away."""
         with self._store.model_lock(model, 15.0):
-            if self._store.read(model) != Record():
+            if self._store.read(model) != ModelPlans():
                 with self._store.lock():
                     revision = self._route(model, None)
                 self._settle(revision)
@@ -175,10 +175,10 @@ class EnvoyGateway:
         }
         return {arm.deployment: arm_stats(arm.deployment, states) for plan in plans for arm in plan.arms}
 
-    def _keeping(self, record: Record, plan: TrafficPlan, timeout: float) -> Record:
+    def _keeping(self, record: ModelPlans, plan: TrafficPlan, timeout: float) -> ModelPlans:
         now = self._clock()
         kept = Kept(plan, now + timeout + plan.limits.timeout_seconds + LINGER_SECONDS)
-        return Record(record.live, (*record.current(now).kept, kept))
+        return ModelPlans(record.live, (*record.current(now).kept, kept))
 
     def _route(self, model: str, plan: TrafficPlan | None) -> int:
         """Points the model's routes at *plan*; the clusters of the routes of before linger. Needs the store's lock."""
@@ -187,15 +187,15 @@ class EnvoyGateway:
         kept = tuple(other for other in record.kept if other.plan != plan)
         if record.live is not None and record.live != plan:
             kept += (Kept(record.live, now + record.live.limits.timeout_seconds + LINGER_SECONDS),)
-        self._store.write(model, Record(plan, kept))
+        self._store.write(model, ModelPlans(plan, kept))
         self._write_clusters()  # the new plan's limits count from now on
         return self._write_routes()
 
-    def _restore(self, model: str, before: Record) -> None:
+    def _restore(self, model: str, before: ModelPlans) -> None:
         now = self._clock()
         live = before.live.settled() if before.live and before.live.lapsed(now) else before.live
         with self._store.lock():
-            self._store.write(model, Record(live, before.current(now).kept))
+            self._store.write(model, ModelPlans(live, before.current(now).kept))
             self._write_routes()
             self._write_clusters()
 

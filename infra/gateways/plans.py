@@ -31,15 +31,15 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Record:
+class ModelPlans:
     """What is known of one model: the plan its routes follow, and plans whose clusters must exist besides."""
 
     live: TrafficPlan | None = None
     kept: tuple[Kept, ...] = ()
 
-    def current(self, now: float) -> Record:
+    def current(self, now: float) -> ModelPlans:
         """The record without what is kept no longer."""
-        return Record(self.live, tuple(kept for kept in self.kept if kept.until > now))
+        return ModelPlans(self.live, tuple(kept for kept in self.kept if kept.until > now))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; ``from_json`` gives an equal record back."""
@@ -49,7 +49,7 @@ class Record:
         }
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Record:
+    def from_json(cls, values: Mapping[str, Any]) -> ModelPlans:
         """Reads what ``to_json`` wrote."""
         live = values["live"]
         return cls(
@@ -94,29 +94,29 @@ class PlanStore:
                     time.sleep(0.01)
             yield
 
-    def read(self, model: str) -> Record:
+    def read(self, model: str) -> ModelPlans:
         """The record of *model*, empty when there is none."""
         path = self._path(model)
         try:
-            return Record.from_json(json.loads(path.read_text()))
+            return ModelPlans.from_json(json.loads(path.read_text()))
         except FileNotFoundError:
-            return Record()
+            return ModelPlans()
         except (ValueError, KeyError, TypeError, TrafficPlanError) as error:
             raise PermanentGatewayError(
                 f"plan file {path} cannot be read: {error!r}. Remove the file; reconcile restores the model's routes."
             ) from error
 
-    def all(self) -> dict[str, Record]:
+    def all(self) -> dict[str, ModelPlans]:
         """Every record by model."""
-        records: dict[str, Record] = {}
+        records: dict[str, ModelPlans] = {}
         for path in sorted(self._plans.glob("*.json")):
             values = json.loads(path.read_text())
             records[values["model"]] = self.read(values["model"])
         return records
 
-    def write(self, model: str, record: Record) -> None:
+    def write(self, model: str, record: ModelPlans) -> None:
         """Replaces the record; an empty one leaves no file."""
-        if record == Record():
+        if record == ModelPlans():
             self._path(model).unlink(missing_ok=True)
         else:
             replace_file(self._path(model), {"model": model, **record.to_json()})

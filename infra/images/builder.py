@@ -14,16 +14,16 @@ from bentos.serving.environments.lock_text import python_of, served
 from bentos.serving.files import writable, write_atomically
 from infra.images import engine
 from infra.images.build import build, clear, mark, remove
+from infra.images.built_images import BuiltImage, BuiltImages
 from infra.images.image_labels import labels_of
 from infra.images.interface import Image, ImageError, ImageSettings, PermanentImageError, RegistryLogin
-from infra.images.records import Record, Records
 from infra.images.template import STAGE_LABEL, Content, Recipe, app_recipe, containerized_recipe, environment_recipe
 
 if TYPE_CHECKING:
     import docker
 
-    from bentos.build.bento import SealedBento
-    from bentos.policy.release import ImagePolicy
+    from bentos.policy.image import ImagePolicy
+    from bentos.sealing.bento import SealedBento
     from bentos.versions.model_version import ModelVersion
 
 PACKAGES = "/var/lib/dpkg/status"
@@ -37,7 +37,7 @@ class ImageBuilder:
 
     def __init__(self, settings: ImageSettings, records: Path, *, login: RegistryLogin | None = None) -> None:
         self._settings = settings
-        self._records = Records(records)
+        self._records = BuiltImages(records)
         self._login = login
 
     def ensure(self, bento: SealedBento, version: ModelVersion, policy: ImagePolicy) -> Image:
@@ -64,7 +64,7 @@ class ImageBuilder:
 
     def _two_layers(
         self, client: docker.DockerClient, environment: Recipe, recipe: Recipe, layers: Sequence[str]
-    ) -> Record:
+    ) -> BuiltImage:
         """The app image of *recipe* on the environment image, which stands on the base's *layers*."""
         with self._records.held(recipe.key):
             record = self._kept(client, recipe, [])
@@ -78,7 +78,7 @@ class ImageBuilder:
 
     def _containerized(
         self, client: docker.DockerClient, bento: SealedBento, base_id: str, labels: Mapping[str, str]
-    ) -> Record:
+    ) -> BuiltImage:
         """BentoML's image of *bento* under our contract. BentoML's own tag does not stay."""
         from infra.images.containerize import containerize, parent_tag
 
@@ -117,7 +117,7 @@ class ImageBuilder:
                 ) from error
         return str(found["Id"]), list(found["RootFS"]["Layers"])
 
-    def _kept(self, client: docker.DockerClient, recipe: Recipe, layers: Sequence[str]) -> Record | None:
+    def _kept(self, client: docker.DockerClient, recipe: Recipe, layers: Sequence[str]) -> BuiltImage | None:
         """The record of *recipe*'s image where the engine has it, None where it is to be built.
 
         An image without a record, from another stack on this engine or before the state was lost, is taken where it has
@@ -144,7 +144,7 @@ class ImageBuilder:
             )
         return record
 
-    def _build(self, client: docker.DockerClient, recipe: Recipe, layers: Sequence[str]) -> Record:
+    def _build(self, client: docker.DockerClient, recipe: Recipe, layers: Sequence[str]) -> BuiltImage:
         """Builds, tags and records. Where another stack on this engine was quicker, its image is taken."""
         made = build(client, recipe, self._settings)
         other = None if self._records.read(recipe.key) else self._kept(client, recipe, layers)
@@ -155,12 +155,12 @@ class ImageBuilder:
             client.api.tag(made, recipe.repository, recipe.key[:16])
             return self._recorded(recipe, client.api.inspect_image(made))
 
-    def _recorded(self, recipe: Recipe, found: dict[str, Any]) -> Record:
-        record = Record(recipe.key, str(found["Id"]), recipe.tag, int(found["Size"]), recipe.all_labels)
+    def _recorded(self, recipe: Recipe, found: dict[str, Any]) -> BuiltImage:
+        record = BuiltImage(recipe.key, str(found["Id"]), recipe.tag, int(found["Size"]), recipe.all_labels)
         self._records.write(record)
         return record
 
-    def _image(self, client: docker.DockerClient, record: Record, lock: str, model_digest: str) -> Image:
+    def _image(self, client: docker.DockerClient, record: BuiltImage, lock: str, model_digest: str) -> Image:
         """The image of *record* with its SBOM, pushed where the settings name a repository."""
         sbom = self._records.sbom(record.key)
         if not sbom.exists():

@@ -24,7 +24,7 @@ from infra.images.build import PIP_AWAY, uses_buildkit
 from infra.images.interface import ImageSettings, PermanentImageError, TransientImageError
 
 if TYPE_CHECKING:
-    from bentos.build.bento import SealedBento
+    from bentos.sealing.bento import SealedBento
 
 UV_WITHOUT_PIP = (
     "command -v uv >/dev/null || command -v pip >/dev/null || "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from infra.images.template import Content
 
 if TYPE_CHECKING:
-    from bentos.build.bento import SealedBento
+    from bentos.sealing.bento import SealedBento
     from bentos.versions.model_version import ModelVersion
 
 OCI = "org.opencontainers.image."

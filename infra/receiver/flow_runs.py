@@ -1,4 +1,4 @@
-"""Runs: the seam between the receiver and whatever carries releases out."""
+"""FlowRuns: the seam between the receiver and whatever carries releases out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class StartedRun:
     created: bool
 
 
-class Runs(Protocol):
+class FlowRuns(Protocol):
     """Starts one release of a model version per attempt."""
 
     async def start(self, model: str, version: str) -> StartedRun:

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from infra.receiver.flow_runs import RunRefusedError, Runs, RunsUnavailable
+from infra.receiver.flow_runs import FlowRuns, RunRefusedError, RunsUnavailable
 from infra.receiver.late_labels import LabelError, LabelLog, LabelLogError, parse_labels
 from infra.receiver.webhooks import PATH, ForgedWebhookError, StaleWebhookError, verify
 from infra.stores.folder import FolderStore
@@ -80,7 +80,7 @@ class _Seen:
 
 
 def create_app(
-    *, runs: Runs, secret: str, reports: Path | Store, labels: LabelLog, clock: Callable[[], float] = time.time
+    *, runs: FlowRuns, secret: str, reports: Path | Store, labels: LabelLog, clock: Callable[[], float] = time.time
 ) -> Starlette:
     """The receiver's app. *secret* signs the webhooks, *reports* is served read-only, *clock* gives unix seconds."""
     outcomes = Outcomes()
@@ -118,7 +118,7 @@ async def read_body(request: Request, limit: int) -> bytes:
 class _Webhooks:
     """Verifies a delivery and starts what it asks for, once."""
 
-    def __init__(self, runs: Runs, secret: str, clock: Callable[[], float], outcomes: Outcomes) -> None:
+    def __init__(self, runs: FlowRuns, secret: str, clock: Callable[[], float], outcomes: Outcomes) -> None:
         self._runs = runs
         self._secret = secret
         self._clock = clock

@@ -1,4 +1,4 @@
-"""Records: what a target knows of its deployments, on disk, so that any process finds them again.
+"""KnownDeployments: what a target knows of its deployments, on disk, so that any process finds them again.
 
 <folder>/<name>/deployment.json   the spec, whether it should run, and what else the target keeps
 <folder>/.<name>.lock             held by the one process that changes the deployment
@@ -20,7 +20,7 @@ from urllib.parse import quote
 from infra.targets.interface import DeploymentSpec, PermanentTargetError
 
 
-class Records:
+class KnownDeployments:
     """The deployments under *folder*, one private folder each. Looking makes nothing."""
 
     def __init__(self, folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bentos.policy.release import DriftMetric
+from bentos.policy.metrics import DriftMetric
 from monitoring.evidence.evidence import BETWEEN_ARMS, ColumnDrift, Drift
 from monitoring.evidence.values import as_classes, kind_of, numbers
 

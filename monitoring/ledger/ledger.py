@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bentos.policy.release import ReleasePolicy, parse_policy
+from bentos.policy.load import parse_policy
+from bentos.policy.release import ReleasePolicy
 from monitoring.interface import PermanentMonitoringError, TransientMonitoringError
 from monitoring.ledger.record import (
     NONE,

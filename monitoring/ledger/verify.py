@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from bentos.policy.release import ReleasePolicy, parse_policy
+from bentos.policy.load import parse_policy
+from bentos.policy.release import ReleasePolicy
 from bentos.serving.errors import PermanentError
 from monitoring.ledger.ledger import Ledger
 from monitoring.ledger.record import NONE, POLICY, RECORD, VERDICT, BrokenRecordError, digest, plain, unseal

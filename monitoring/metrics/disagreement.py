@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bentos.policy.release import DisagreementMetric
+from bentos.policy.metrics import DisagreementMetric
 from monitoring.evidence.values import as_classes, joined, kind_of, mean_by_request, numbers, without_pairs
 from monitoring.interface import MetricVerdict, Outcome
 from monitoring.metrics.interface import Levels, Silent

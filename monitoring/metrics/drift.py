@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bentos.policy.release import DriftMetric
+from bentos.policy.metrics import DriftMetric
 from monitoring.evidence.evidence import BETWEEN_ARMS
 from monitoring.evidence.values import without_pairs
 from monitoring.interface import MetricVerdict, Outcome, worst

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bentos.policy.release import ErrorRateMetric
+from bentos.policy.metrics import ErrorRateMetric
 from monitoring.interface import MetricVerdict, Outcome
 from monitoring.metrics.interface import Levels
 from monitoring.metrics.sequential import (

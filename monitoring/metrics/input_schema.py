@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from bentos.policy.release import SchemaMetric
+from bentos.policy.metrics import SchemaMetric
 from monitoring.interface import MetricVerdict, Outcome
 from monitoring.metrics.interface import Levels
 from monitoring.metrics.sequential import rate_evidence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bentos.policy.release import LatencyMetric
+from bentos.policy.metrics import LatencyMetric
 from monitoring.evidence.values import numbers
 from monitoring.interface import MetricVerdict, Outcome
 from monitoring.metrics.interface import Levels

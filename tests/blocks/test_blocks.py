@@ -10,7 +10,7 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from pydantic import ValidationError
 
-from bentos.policy.release import PolicyError
+from bentos.policy.load import PolicyError
 from bentos.versions.registry import Registry
 from blocks.gateway import GatewayBlock
 from blocks.interface import BlockError, load_strict

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from bentos.policy.release import PolicyError, ReleasePolicy, parse_policy
+from bentos.policy.load import PolicyError, parse_policy
+from bentos.policy.release import ReleasePolicy
 from infra.settings import variables
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

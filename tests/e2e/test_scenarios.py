@@ -22,9 +22,10 @@ from typing import Any
 import httpx
 import pytest
 
-from bentos.build.bento import SealedBento, build
-from bentos.build.lock import lock_for
-from bentos.policy.release import BuildPolicy, ImagePolicy
+from bentos.policy.build import BuildPolicy
+from bentos.policy.image import ImagePolicy
+from bentos.sealing.bento import SealedBento, build
+from bentos.sealing.lock import lock_for
 from bentos.serving.environments.environment import Environments
 from bentos.serving.log.segments import read_segment, segments
 from bentos.versions.model_version import ModelVersion

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from threadpoolctl import threadpool_limits
 
-from bentos.policy.release import load_policy
+from bentos.policy.load import load_policy
 from examples.flights import data as data_module
 from examples.flights.data import DataError, Period, data_folder, load_flights
 from examples.flights.demo_plan import PLAN, POLICIES

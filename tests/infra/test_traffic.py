@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from bentos.policy.release import Limits, StickyKey
+from bentos.policy.limits import Limits
+from bentos.policy.split import StickyKey
 from infra.targets.interface import Address
 from infra.traffic import Arm, TrafficPlan, TrafficPlanError
 

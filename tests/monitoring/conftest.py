@@ -46,20 +46,6 @@ def build_evidence(stage: str = "shadow", n: int = 400, **given: Any) -> Evidenc
             "error": None,
         }
     )
-    labels = pd.Series(np.broadcast_to(given.get("label", np.nan), n))
-    answers = pd.DataFrame(
-        {
-            "seq": np.arange(n),
-            "request_id": ids,
-            "row": 0,
-            "baseline": np.broadcast_to(given.get("baseline", 1.0), n) if shadow else np.full(n, np.nan),
-            "candidate": np.broadcast_to(given.get("candidate", 1.0), n) if shadow else np.full(n, np.nan),
-            "baseline_score": np.nan,
-            "candidate_score": np.nan,
-            "label": labels,
-            "label_seq": np.where(labels.isna(), np.nan, np.arange(n)),
-        }
-    )
     inputs = pd.DataFrame(
         {"seq": np.arange(n), "request_id": ids, "assigned": assigned, "distance": np.arange(n) * 1.0}
     )
@@ -73,11 +59,28 @@ def build_evidence(stage: str = "shadow", n: int = 400, **given: Any) -> Evidenc
         100,
         200,
         requests,
-        answers,
+        _answers(n, shadow, **given),
         inputs,
         drift,
         given.get("invalid", 0),
         given.get("gateway", {}),
+    )
+
+
+def _answers(n: int, shadow: bool, **given: Any) -> pd.DataFrame:
+    labels = pd.Series(np.broadcast_to(given.get("label", np.nan), n))
+    return pd.DataFrame(
+        {
+            "seq": np.arange(n),
+            "request_id": [f"r{i}" for i in range(n)],
+            "row": 0,
+            "baseline": np.broadcast_to(given.get("baseline", 1.0), n) if shadow else np.full(n, np.nan),
+            "candidate": np.broadcast_to(given.get("candidate", 1.0), n) if shadow else np.full(n, np.nan),
+            "baseline_score": np.nan,
+            "candidate_score": np.nan,
+            "label": labels,
+            "label_seq": np.where(labels.isna(), np.nan, np.arange(n)),
+        }
     )
 
 

@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bentos.policy.release import Metrics, ReleasePolicy, parse_policy
+from bentos.policy.load import parse_policy
+from bentos.policy.metrics import Metrics
+from bentos.policy.release import ReleasePolicy
 from monitoring.evidence.check import CheckResult
 from monitoring.interface import Outcome, PermanentMonitoringError
 from monitoring.verdict import examine, judge, judge_check, judge_first, window_share

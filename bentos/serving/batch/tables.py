@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bentos.serving.inputs.columns import FLOATS, INTEGERS, parse_text
+from bentos.serving.inputs.columns import parse_text
 from bentos.serving.inputs.plan import InputPlan
 from bentos.serving.inputs.rows import InputRows
+from bentos.serving.inputs.scalars import FLOATS, INTEGERS
 from bentos.serving.inputs.signature import Column
 from bentos.serving.model.interface import Prediction
 

@@ -19,10 +19,10 @@ from bentos.serving.batch.source import BatchError
 from bentos.serving.errors import ShipwayError
 from bentos.serving.inputs.signature import InputError, SignatureError
 from bentos.serving.model.interface import LoadError
+from bentos.serving.threads import ONE_THREAD
 
 SPANS = 4  # a process, so that one that is slow holds up a quarter of its share at most
 SPAN_CHUNKS = 16  # at most, so that parts stay small on disk
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 ERRORS = {kind.__name__: kind for kind in (BatchError, InputError, LoadError, SignatureError)}
 
 
@@ -114,7 +114,7 @@ class Worker:
 
     def __init__(self, work: Work) -> None:
         path = os.pathsep.join(filter(None, [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH")]))
-        env = {**os.environ, "PYTHONPATH": path, **dict.fromkeys(THREADS, "1")}
+        env = {**os.environ, "PYTHONPATH": path, **ONE_THREAD}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bentos.serving.child", "work"],
             stdin=subprocess.PIPE,

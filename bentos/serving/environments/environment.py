@@ -175,7 +175,7 @@ class Environments:
         command = [str(self._binary()), *arguments]
         environment = {
             **os.environ,
-            "UV_COMPILE_BYTECODE": "1",
+            "UV_COMPILE_BYTECODE": os.environ.get("UV_COMPILE_BYTECODE", "1"),  # else each process would compile
             "UV_PYTHON_DOWNLOADS": "never",
             "UV_NO_PROGRESS": "1",
             "NO_COLOR": "1",

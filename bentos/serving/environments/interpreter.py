@@ -1,4 +1,4 @@
-"""A model's environment made where it is needed: a lock in, an interpreter out. Standard library and packaging only."""
+"""The interpreter of a model, made or found where it is needed. Standard library, packaging and pyyaml only."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bentos.serving.environments.environment import Environments, Lock, PermanentEnvironmentError
 from bentos.serving.environments.lock_text import lock_digest, served
+from bentos.serving.environments.requirements import BATCH, installed, needed, project, unsatisfied
 from bentos.serving.fetch.artifact_tree import flavor_of, python_version_of, requirements_of
 from bentos.serving.inputs.signature import read_mlmodel
 
@@ -68,3 +69,19 @@ def interpreter(lock: Lock, where: Environments) -> Path:
         (python.parents[1] / ".complete").unlink(missing_ok=True)
         python = where.ensure(lock).python
     return python
+
+
+def this_interpreter(tree: Path) -> Path:
+    """The interpreter that runs this, for the model at *tree*.
+
+    Raises PermanentEnvironmentError unless it has what the model asks for; the message has both lists. SignatureError.
+    """
+    own = requirements_of(tree)
+    asked = [line for line in needed(own, flavor=flavor_of(read_mlmodel(tree))) if line in own or line not in BATCH]
+    if missing := unsatisfied(asked):
+        has = ", ".join(f"{name} {installed(name) or '(none)'}" for name in dict.fromkeys(map(project, asked)))
+        raise PermanentEnvironmentError(
+            f"it asks for {', '.join(asked)}; this environment has {has}. Not satisfied: {'; '.join(missing)}. Give the"
+            " version an image of its own, or follow the alias with dependencies resolved at start (--envs)"
+        )
+    return Path(sys.executable)

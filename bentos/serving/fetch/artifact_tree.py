@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-NATIVE = ("sklearn", "onnx", "xgboost", "lightgbm")
+NATIVE = {
+    "sklearn": "mlflow.sklearn",
+    "onnx": "mlflow.onnx",
+    "xgboost": "mlflow.xgboost",
+    "lightgbm": "mlflow.lightgbm",
+}
+"""Flavors loaded without mlflow, and the loader module that an MLmodel file names for each."""
 
 
 def tree_digest(folder: Path, pattern: str = "*") -> str:
@@ -40,9 +46,13 @@ def has_signature(mlmodel: Mapping[str, Any]) -> bool:
 
 
 def flavor_of(mlmodel: Mapping[str, Any]) -> str:
-    """The native flavor that loads the model, ``python_function`` where only pyfunc can."""
+    """The flavor whose loader gives the numbers that pyfunc would: a native one, ``python_function`` where only that can."""
     flavors = mlmodel.get("flavors") or {}
-    return next((flavor for flavor in NATIVE if flavor in flavors), "python_function")
+    pyfunc = flavors.get("python_function")
+    for flavor, module in NATIVE.items():
+        if flavor in flavors and (pyfunc is None or pyfunc.get("loader_module") == module):
+            return flavor
+    return "python_function"
 
 
 def python_version_of(mlmodel: Mapping[str, Any]) -> str | None:

@@ -1,4 +1,4 @@
-"""Handover: one listening socket, and behind it one server after the other, each in an environment of its own.
+"""Handover: one listening socket, and behind it one server after the other, each with an interpreter of its own or this one.
 
 The parent owns the socket and hands it to its children. A new version's server accepts beside the old one's as soon as it
 is warm; then the old one retires. At no moment does nobody accept.
@@ -121,7 +121,7 @@ class Handover:
         elif news.version == good.version:
             self._refused = ""
             self._tell("kept")
-        elif reason := _misfit(good, news):
+        elif reason := _mismatch(good, news):
             self._refuse(Refusal(news.version, reason))
         else:
             self._start(news)
@@ -135,11 +135,12 @@ class Handover:
                 self._hand_over()
             elif code is not None or now - self._coming.started > READY_SECONDS:
                 failed, self._coming = self._coming, None
+                ended = f"its server ended with {code}: {failed.why() or 'the log above says why'}"
                 failed.kill()
                 if self._good is None:
                     return code or 1
-                late = f"it was not ready within {READY_SECONDS:.0f} s"
-                self._not_ready(failed.runnable, late if code is None else f"its server ended with {code}")
+                late = f"it was not ready within {READY_SECONDS:.0f} s; the log above says why"
+                self._not_ready(failed.runnable, late if code is None else ended)
         self._revive(now)
         for child in self._retiring:
             if child.ended() is not None or now - child.started > RETIRE_SECONDS:
@@ -187,7 +188,7 @@ class Handover:
             logger.error("%s did not start again: %s", runnable.version, how)
             self._again = time.monotonic() + self._backoff
         else:
-            self._refuse(Refusal(runnable.version, f"{how}; the log above says why"))
+            self._refuse(Refusal(runnable.version, how))
 
     def _refuse(self, refusal: Refusal) -> None:
         self._refused = f"{self._followed.name}/{refusal.version} is refused: {refusal.reason}"
@@ -213,7 +214,7 @@ class Handover:
         return [child for child in (self._serving, self._coming, *self._retiring) if child is not None]
 
 
-def _misfit(old: Runnable, new: Runnable) -> str:
+def _mismatch(old: Runnable, new: Runnable) -> str:
     """Why requests for *old* do not fit *new*; "" where they do."""
     try:
         reason = incompatibility(load_signature(old.tree), load_signature(new.tree))

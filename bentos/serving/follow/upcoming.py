@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bentos.serving.environments.interpreter import interpreter, lock_of
+from bentos.serving.environments.interpreter import interpreter, lock_of, this_interpreter
 from bentos.serving.errors import ShipwayError, TransientError
 from bentos.serving.fetch.download import Rest
 
@@ -40,21 +40,26 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Followed:
-    """``models:/name@alias`` on a registry, with the folders that its versions are kept in."""
+    """``models:/name@alias`` on a registry, with the folders that its versions are kept in.
+
+    *environments* None: every version runs in this interpreter, and what that does not have is not made.
+    """
 
     name: str
     alias: str
     registry: str
     models: ModelStore
-    environments: Environments
+    environments: Environments | None
 
     def version(self) -> str:
         """The version the alias names now. Raises DownloadError, RegistryAway."""
         return Rest(self.registry).version_of(self.name, self.alias)
 
     def prepare(self, version: str) -> Runnable:
-        """Fetches *version* and makes its environment; quick where both are kept. Raises ShipwayError."""
+        """Fetches *version* and finds or makes its environment; quick where both are kept. Raises ShipwayError."""
         tree = self.models.pull(self.registry, self.name, version)
+        if self.environments is None:
+            return Runnable(version, tree, this_interpreter(tree))
         return Runnable(version, tree, interpreter(lock_of(tree, self.environments), self.environments))
 
 

@@ -7,32 +7,8 @@ from typing import Any
 
 import numpy as np
 
-
-class ValueMismatch(ValueError):  # noqa: N818 it is a finding, turned into an InputError that names the column
-    """A value that does not fit: what was found, and in which row (None where the column as a whole is wrong)."""
-
-    def __init__(self, found: str, row: int | None = None) -> None:
-        super().__init__(found)
-        self.found = found
-        self.row = row
-
-
-def is_null(value: Any) -> bool:
-    """None, NaN, NaT or pandas' NA."""
-    if value is None:
-        return True
-    if isinstance(value, (float, np.floating)):
-        return bool(value != value)
-    return type(value).__name__ in ("NAType", "NaTType")
-
-
-def describe(value: Any) -> str:
-    """A value as an error message shows it, cut to 40 characters: ``string 'abc'``."""
-    if is_null(value):
-        return "null"
-    kinds = {bool: "boolean", int: "integer", float: "double", str: "string", bytes: "binary", list: "array"}
-    text = repr(value)
-    return f"{kinds.get(type(value), type(value).__name__)} {text if len(text) <= 40 else text[:37] + '...'}"
+from bentos.serving.inputs.mismatch import ValueMismatch, describe, is_null
+from bentos.serving.inputs.scalars import scalar
 
 
 def nested(values: Any, kind: str, required: bool) -> np.ndarray:
@@ -42,8 +18,8 @@ def nested(values: Any, kind: str, required: bool) -> np.ndarray:
     for row, value in enumerate(values):
         try:
             out[row] = fit(value, spec, required)
-        except ValueMismatch as misfit:
-            raise ValueMismatch(misfit.found, row) from None
+        except ValueMismatch as mismatch:
+            raise ValueMismatch(mismatch.found, row) from None
     return out
 
 
@@ -108,14 +84,12 @@ def _object(value: Any, properties: dict[str, Any]) -> dict[str, Any]:
 def _within(path: str, value: Any, spec: dict[str, Any], required: bool) -> Any:
     try:
         return fit(value, spec, required)
-    except ValueMismatch as misfit:
+    except ValueMismatch as mismatch:
         raise ValueMismatch(
-            f"{misfit.found} at {path}" if " at " not in misfit.found else f"{misfit.found} in {path}"
+            f"{mismatch.found} at {path}" if " at " not in mismatch.found else f"{mismatch.found} in {path}"
         ) from None
 
 
 def _leaf(value: Any, kind: str) -> Any:
-    from bentos.serving.inputs.columns import convert
-
-    found = convert([value], kind, required=True)[0]
+    found = scalar([value], kind, required=True)[0]
     return found.item() if isinstance(found, np.generic) and kind != "datetime" else found

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from bentos.serving.inputs.columns import NUMBERS, convert, empty
-from bentos.serving.inputs.nested import ValueMismatch, blank, describe
+from bentos.serving.inputs.columns import convert, empty
+from bentos.serving.inputs.mismatch import ValueMismatch, describe
+from bentos.serving.inputs.nested import blank
 from bentos.serving.inputs.rows import InputRows
+from bentos.serving.inputs.scalars import NUMBERS
 from bentos.serving.inputs.signature import SCALARS, Column, InputError, Inputs, Param, Signature, Tensor
 from bentos.serving.inputs.tensors import as_array, fit_tensor
 
@@ -79,7 +81,7 @@ class InputPlan:
             try:
                 convert(values, column.type, column.required)
             except ValueMismatch:
-                for row, found in misfits(values, column):
+                for row, found in mismatches(values, column):
                     mask[row] = True
                     reason = f"column {column.name!r}: found {found}, expected {expected(column)}"
                     reasons[row] = f"{reasons[row]}; {reason}" if row in reasons else reason
@@ -122,9 +124,9 @@ class InputPlan:
                 continue
             try:
                 out[key] = convert(columns[key], column.type, column.required)
-            except ValueMismatch as misfit:
-                row = "" if misfit.row is None else f" in row {misfit.row}"
-                faults.append(f"column {key!r}: found {misfit.found}{row}, expected {expected(column)}")
+            except ValueMismatch as mismatch:
+                row = "" if mismatch.row is None else f" in row {mismatch.row}"
+                faults.append(f"column {key!r}: found {mismatch.found}{row}, expected {expected(column)}")
         _raise(faults)
         absent = frozenset(label for key, label in zip(self.keys, self.labels, strict=True) if key not in columns)
         return InputRows(rows, out, None, self.labels, absent)
@@ -161,8 +163,8 @@ class InputPlan:
                 continue
             try:
                 out[name] = fit_tensor(given[name], tensor.dtype, tensor.shape, flat=flat)
-            except ValueMismatch as misfit:
-                faults.append(f"tensor {name!r}: found {misfit.found}, expected {wanted}")
+            except ValueMismatch as mismatch:
+                faults.append(f"tensor {name!r}: found {mismatch.found}, expected {wanted}")
         _raise(faults)
         rows = len(next(iter(out.values()))) if next(iter(out.values())).ndim else 1
         if not rows:
@@ -213,15 +215,15 @@ def expected(column: Column) -> str:
     return f"{column.type}{nulls}"
 
 
-def misfits(values: Any, column: Column) -> list[tuple[int, str]]:
+def mismatches(values: Any, column: Column) -> list[tuple[int, str]]:
     """Each row of a column that does not fit by itself, with what was found there."""
     found = []
     for row in range(len(values)):
         value = values.iloc[row : row + 1] if hasattr(values, "iloc") else values[row : row + 1]
         try:
             convert(value, column.type, column.required)
-        except ValueMismatch as misfit:
-            found.append((row, misfit.found))
+        except ValueMismatch as mismatch:
+            found.append((row, mismatch.found))
     return found
 
 
@@ -252,8 +254,8 @@ def _positional(inputs: Any, columns: tuple[Column, ...]) -> Mapping[str, Any]:
         return {keys[0]: inputs if hasattr(inputs, "__len__") and not isinstance(inputs, str) else [inputs]}
     try:
         array = as_array(inputs)
-    except ValueMismatch as misfit:
-        raise InputError(f"found {misfit.found}, expected {len(columns)} values a row") from None
+    except ValueMismatch as mismatch:
+        raise InputError(f"found {mismatch.found}, expected {len(columns)} values a row") from None
     if array.ndim != 2 or array.shape[1] != len(columns):
         raise InputError(f"found an array of shape {list(array.shape)}, expected [rows, {len(columns)}]: {keys[:5]} …")
     return {key: array[:, position] for position, key in enumerate(keys)}
@@ -271,8 +273,8 @@ def fit_param(param: Param, value: Any) -> Any:
         return value
     try:
         fitted = convert(values, param.type, required=True)
-    except ValueMismatch as misfit:
-        raise InputError(f"param {param.name!r}: found {misfit.found}, expected {wanted}") from None
+    except ValueMismatch as mismatch:
+        raise InputError(f"param {param.name!r}: found {mismatch.found}, expected {wanted}") from None
     items = fitted.astype("datetime64[us]").tolist() if param.type == "datetime" else fitted.tolist()
     return items if param.shape else items[0]
 

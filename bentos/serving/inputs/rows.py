@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bentos.serving.inputs.nested import is_null
+from bentos.serving.inputs.mismatch import is_null
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bentos.serving.inputs.nested import ValueMismatch
+from bentos.serving.inputs.mismatch import ValueMismatch
 
 
 def fit_tensor(values: Any, dtype: str, shape: tuple[int, ...], *, flat: bool = False) -> np.ndarray:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import fcntl
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -116,7 +116,7 @@ def scan_segment(path: Path, offset: int = 0) -> Scan:
         magic = file.read(len(MAGIC))
         file.seek(offset or len(MAGIC))
         data = memoryview(file.read())
-    if (read := _reader(magic)) is None:
+    if magic != MAGIC:  # no segment, or not one yet
         return Scan([], 0, offset)
     at, start = 0, offset or len(MAGIC)
     records, dropped = [], 0
@@ -126,20 +126,11 @@ def scan_segment(path: Path, offset: int = 0) -> Scan:
         payload = data[at + _FRAME.size : end]
         if length == 0 or length > _LARGEST_FRAME or end > len(data) or crc32(payload) != crc:
             break
-        found, lost = read(payload)
+        found, lost = _decode(payload)
         records += found
         dropped += lost
         at = end
     return Scan(records, dropped, start + at)
-
-
-def _reader(magic: bytes) -> Callable[[memoryview], tuple[list[Record], int]] | None:
-    """What reads the payloads of a segment that begins with *magic*; None where it is no segment, or not one yet."""
-    if magic == MAGIC:
-        return _decode
-    from bentos.serving.log import segments_v1
-
-    return segments_v1.unpack if magic == segments_v1.MAGIC else None
 
 
 def abandoned(path: Path) -> bool:

@@ -30,7 +30,7 @@ class Asgi:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
-            path, headers, close = scope["path"], dict(scope["headers"]), self.plane.draining
+            path, headers, close = scope["path"], dict(scope["headers"]), self.plane.state.draining
             try:
                 body = await self._read(headers, receive) if scope["method"] == "POST" else b""
             except ClientLeftError:
@@ -42,7 +42,7 @@ class Asgi:
                     found, close = self.plane.too_large(request), True
                 else:
                     found = await self._handled(request)
-            head = head_of(found, close=close or self.plane.draining)
+            head = head_of(found, close=close or self.plane.state.draining)
             await send({"type": "http.response.start", "status": found.status, "headers": head})
             await send({"type": "http.response.body", "body": found.body.data})
 

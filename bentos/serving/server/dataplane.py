@@ -21,6 +21,7 @@ from bentos.serving.server.metrics import ServerMetrics
 from bentos.serving.server.pages import error_page, page, unknown_model
 from bentos.serving.server.predictions import Item, Predictions
 from bentos.serving.server.served_model import ServedModel
+from bentos.serving.server.server_state import ServerState
 from bentos.serving.wire.v2 import rest as v2
 from bentos.serving.wire.v2.grpc_status import SERVICE
 
@@ -33,7 +34,7 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class DataPlane:
-    """Answers for the live version; ``swap`` exchanges it between two requests.
+    """Answers for the version *live*, as long as the server lives.
 
     *largest_body* in bytes: longer ones get 413. *queue*: requests that may wait; more get 429. *deadline* in seconds:
     what is not answered by then gets 504. *batching* is that of Predictions.
@@ -50,42 +51,22 @@ class DataPlane:
         deadline: float = 30.0,
         batching: str = "auto",
     ) -> None:
-        self.live = live
-        self.metrics = ServerMetrics(writer)
-        self.metrics.serve(live.model, live.version)
-        self.deployment = deployment
-        self.draining = False
-        self.refused = ""  # why the version the alias names is not the one that answers
+        self._live = live
+        self._metrics = ServerMetrics(writer, live.model, live.version)
+        self.state = ServerState(live, self._metrics, deployment)
         self.largest_body = largest_body
         self.deadline = deadline
         self._writer = writer
         self._ours = f"{getrandbits(64):016x}"  # with a number behind it, the id of a request that came without one
         self._unnamed = count()
         self._predictions = Predictions(
-            self._account, self.metrics, limit=queue, batching=batching, largest=largest_body
+            self._account, self._metrics, limit=queue, batching=batching, largest=largest_body
         )
-        self.metrics.queue = lambda: self._predictions.waiting
-
-    def swap(self, live: ServedModel) -> None:
-        """Answers with *live* from the next request on; requests in flight finish on the version they began with."""
-        self.live = live
-        self.refused = ""
-        self.metrics.serve(live.model, live.version)
-        self.metrics.reloaded("taken")
-
-    def refuse(self, reason: str) -> None:
-        """Keeps the live version and says why another one was not taken."""
-        self.refused = reason
-        self.metrics.reloaded("refused", reason)
-
-    def accept(self) -> None:
-        """Forgets a refusal: the alias names the live version again."""
-        self.refused = ""
-        self.metrics.reloaded("kept")
+        self._metrics.queue = lambda: self._predictions.waiting
 
     def drain(self) -> None:
         """Not ready any more, and every connection closes after its answer."""
-        self.draining = True
+        self.state.draining = True
 
     def close(self) -> None:
         """Waits for predictions in flight and writes the log out."""
@@ -96,12 +77,12 @@ class DataPlane:
     def handle(self, request: Request, done: Done) -> None:
         """Answers a prediction request: *done* is called once, on the loop that this is called on, now or later."""
         seconds = self.deadline if request.seconds is None else min(request.seconds, self.deadline)
-        self._predictions.submit(Item(self.live, request, done, seconds))
+        self._predictions.submit(Item(self._live, request, done, seconds))
 
     def too_large(self, request: Request) -> Answer:
         """The answer to a request whose body is longer than allowed and was not read to its end."""
         limit = f"expected a body of at most {self.largest_body} bytes; send fewer rows at once, or allow more (serving.largest_body_mb)"
-        return self._account(Item(self.live, request, _nobody, 0), refused(request.kind, 413, limit), cut=True)
+        return self._account(Item(self._live, request, _nobody, 0), refused(request.kind, 413, limit), cut=True)
 
     def _account(self, item: Item, found: Answer, *, cut: bool = False) -> Answer:
         """Counts and logs an answer, and says in its headers who gave it."""
@@ -112,7 +93,7 @@ class DataPlane:
             request_id = f"{self._ours}{next(self._unnamed):016x}"
         if assigned and not _ASSIGNED.fullmatch(assigned):
             assigned = ""
-        self.metrics.observe(live.model, live.version, request.kind, found.status, latency)
+        self._metrics.observe(request.kind, found.status, latency)
         if self._writer is not None:
             seen = item, found, request_id, assigned, latency, cut
             self._writer.defer(_record, seen, len(request.body) + len(found.body.data))
@@ -123,18 +104,18 @@ class DataPlane:
         """The answer to what is no prediction request; None for one, which is to be given to ``handle``."""
         kind = prediction_kind(path)
         if kind is None and path.startswith(SERVICE) and method == "POST":
-            return grpc_calls.answer_unary(path.removeprefix(SERVICE), body, self.live, ready=not self.draining)
+            return grpc_calls.answer_unary(path.removeprefix(SERVICE), body, self._live, ready=not self.state.draining)
         if kind is None:
-            status, shown = page(self, path)
+            status, shown = page(self.state, path)
             if status == 200 and method not in ("GET", "HEAD"):
                 status, shown = error_page(path, 405, f"{path}: expected GET, found {method}")
-        elif kind == "v2" and (unknown := unknown_model(self.live, path)):
+        elif kind == "v2" and (unknown := unknown_model(self._live, path)):
             status, shown = 404, v2.encode_error(unknown)
         elif method != "POST":
             status, shown = error_page(path, 405, f"{path}: expected POST, found {method}")
         else:
             return None
-        return Answer(status, shown, server=self.live.headers)
+        return Answer(status, shown, server=self._live.headers)
 
 
 def _record(seen: tuple[Item, Answer, str, str, int, bool]) -> Record:

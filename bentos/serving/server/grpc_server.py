@@ -136,8 +136,8 @@ class _Calls:
         """The handler of *method*, one of the others."""
 
         async def call(body: bytes, context: Any) -> bytes:
-            plane = self._plane
-            found = grpc_calls.answer_unary(method, body, plane.live, ready=not plane.draining)
+            state = self._plane.state
+            found = grpc_calls.answer_unary(method, body, state.live, ready=not state.draining)
             return await self._finish(found, context)
 
         return call

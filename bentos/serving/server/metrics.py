@@ -22,6 +22,7 @@ from bentos.serving.cells import KINDS, OUTCOMES, ROWS, SECONDS, STATUSES, Cells
 from bentos.serving.log.writer import SegmentWriter
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_KIND = {kind: index * at.KIND_CELLS for index, kind in enumerate(KINDS)}
 _STATUS = {status: at.STATUS_AT + index for index, status in enumerate(STATUSES)}
 _OTHER = at.STATUS_AT + len(STATUSES)
 _BOUNDS = [round(seconds * 1e9) for seconds in SECONDS]
@@ -29,20 +30,19 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class ServerMetrics(Collector):
-    """What one server counts. With ``share``, what all workers behind one socket count together.
+    """What one server of *version* of *model* counts. With ``share``, what all workers behind one socket count together.
 
-    Only ``reloaded`` and ``render`` may be called while something else is; the rest by one caller at a time.
+    Only ``followed`` and ``render`` may be called while something else is; the rest by one caller at a time.
     """
 
-    def __init__(self, writer: SegmentWriter | None) -> None:
+    def __init__(self, writer: SegmentWriter | None, model: str, version: str) -> None:
         self.registry = CollectorRegistry()
         self.queue: Callable[[], int] = int  # how many requests wait now
         self._writer = writer
-        self._live, self._refused = ("", ""), ""
+        self._version, self._refused = (model, version), ""
         self._server: Cells = [0] * at.SERVER_CELLS
         self._server[at.PID_AT] = os.getpid()
-        self._versions: dict[tuple[str, str], Cells] = {}
-        self._places: dict[tuple[str, str, str], tuple[Cells, int]] = {}
+        self._answers: Cells = [0] * at.VERSION_CELLS
         self._shared: SharedCells | None = None
         self._worker = 0
         self._process = ProcessCollector(registry=None)
@@ -54,27 +54,18 @@ class ServerMetrics(Collector):
         self._server = shared.server(worker)
         self._server[at.PID_AT] = os.getpid()
         self._server[at.QUEUE_AT] = self._server[at.CLOSED_AT] = 0
-        self._versions = {self._live: shared.version(worker)}
-        self._places = {}
+        self._answers = shared.version(worker)
         if self._writer is not None:
             self._writer.count_in(shared.server(worker)[at.LOG_AT : at.LOG_AT + 2])
 
-    def observe(self, model: str, version: str, kind: str, status: int, latency_ns: int) -> None:
+    def observe(self, kind: str, status: int, latency_ns: int) -> None:
         """Counts one answered prediction request."""
-        try:
-            counts, start = self._places[model, version, kind]
-        except KeyError:
-            counts, start = self._place(model, version, kind)
+        counts, start = self._answers, _KIND[kind]
         counts[start + _STATUS.get(status, _OTHER)] += 1
         counts[start + at.LATENCY_AT + bisect_left(_BOUNDS, latency_ns)] += 1
         counts[start + at.LATENCY_SUM_AT] += latency_ns
         if self._shared is not None:
             self._server[at.QUEUE_AT] = self.queue()
-
-    def _place(self, model: str, version: str, kind: str) -> tuple[Cells, int]:
-        counts = self._versions.setdefault((model, version), [0] * at.VERSION_CELLS)
-        place = self._places[model, version, kind] = counts, KINDS.index(kind) * at.KIND_CELLS
-        return place
 
     def rejected(self) -> None:
         """Counts a request that found the queue full (429)."""
@@ -93,14 +84,10 @@ class ServerMetrics(Collector):
         """Says how many connections have come to their end; for the parent of workers."""
         self._server[at.CLOSED_AT] = number
 
-    def reloaded(self, outcome: str, refused: str = "") -> None:
-        """Counts a reload, "taken", "refused" or "kept" (the alias came back); *refused* is the reason that stands now, "" for none."""
+    def followed(self, outcome: str, refused: str = "") -> None:
+        """Counts a move of the alias: "taken", "refused" or "kept" (the alias came back); *refused* is the reason that stands now, "" for none."""
         self._server[at.OUTCOME_AT + OUTCOMES.index(outcome)] += 1
         self._refused = refused
-
-    def serve(self, model: str, version: str) -> None:
-        """Says which version answers now."""
-        self._live = (model, version)
 
     def render(self) -> bytes:
         """The text exposition format."""
@@ -110,16 +97,16 @@ class ServerMetrics(Collector):
         """Every number, with its name."""
         if self._shared is not None:
             self._server[at.QUEUE_AT] = self.queue()
-            yield from self._tell(self._shared.servers(), {self._live: self._shared.versions()})
+            yield from self._tell(self._shared.servers(), self._shared.versions())
             return
-        yield from self._tell([self._server], {key: [counts] for key, counts in list(self._versions.items())})
+        yield from self._tell([self._server], [self._answers])
         yield from self._process.collect()
 
-    def _tell(self, servers: Sequence[Cells], versions: dict[tuple[str, str], Sequence[Cells]]) -> Iterator[Metric]:
+    def _tell(self, servers: Sequence[Cells], answers: Sequence[Cells]) -> Iterator[Metric]:
         info = GaugeMetricFamily("shipway_model_info", "The version that answers.", labels=("model", "version"))
-        info.add_metric(self._live, 1)
+        info.add_metric(self._version, 1)
         yield info
-        yield from _requests(versions)
+        yield from _requests(self._version, answers)
         yield from self._reloads(servers)
         rejected, late = totals(servers, at.REJECTED_AT, 2)
         yield CounterMetricFamily("shipway_rejected", "Requests that found the queue full (429).", value=rejected)
@@ -155,8 +142,8 @@ class ServerMetrics(Collector):
         yield refused
 
 
-def _requests(versions: dict[tuple[str, str], Sequence[Cells]]) -> Iterator[Metric]:
-    """How many requests, and how long they took, of every version and kind that there were some of."""
+def _requests(version: tuple[str, str], answers: Sequence[Cells]) -> Iterator[Metric]:
+    """How many requests, and how long they took, of every kind that there were some of."""
     answered = CounterMetricFamily(
         "shipway_requests", "Prediction requests answered.", labels=("model", "version", "kind", "status")
     )
@@ -165,15 +152,14 @@ def _requests(versions: dict[tuple[str, str], Sequence[Cells]]) -> Iterator[Metr
         "Seconds from the whole request to its encoded answer.",
         labels=("model", "version", "kind"),
     )
-    for version, parts in versions.items():
-        for index, kind in enumerate(KINDS):
-            counts = totals(parts, index * at.KIND_CELLS, at.KIND_CELLS)
-            for status, count in zip((*STATUSES, "other"), counts[: at.LATENCY_AT], strict=True):
-                if count:
-                    answered.add_metric((*version, kind, str(status)), count)
-            latencies = counts[at.LATENCY_AT : at.LATENCY_SUM_AT]
-            if any(latencies):
-                took.add_metric((*version, kind), _cumulative(SECONDS, latencies), counts[at.LATENCY_SUM_AT] / 1e9)
+    for kind, start in _KIND.items():
+        counts = totals(answers, start, at.KIND_CELLS)
+        for status, count in zip((*STATUSES, "other"), counts[: at.LATENCY_AT], strict=True):
+            if count:
+                answered.add_metric((*version, kind, str(status)), count)
+        latencies = counts[at.LATENCY_AT : at.LATENCY_SUM_AT]
+        if any(latencies):
+            took.add_metric((*version, kind), _cumulative(SECONDS, latencies), counts[at.LATENCY_SUM_AT] / 1e9)
     yield answered
     yield took
 

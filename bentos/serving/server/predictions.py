@@ -229,7 +229,6 @@ class Predictions:
     def _joins(self, first: Item, item: Item, rows: int) -> bool:
         return (
             (self._batching == "batched" or (self._batching == "auto" and first.live.joins))
-            and first.live is item.live
             and first.work is not None
             and item.work is not None
             and (first.live.rowwise_probabilities if first.work.probabilities else first.live.rowwise)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 TICK = 0.05  # seconds between two looks at the servers
 READY_SECONDS = 600.0  # a server that is not ready this long after its start has failed
 BACKOFF = (0.5, 30.0)  # seconds before a server that died is started again: at first, at most
+FAILED = b"failed "  # begins the line of a server that could not start
 SOUND_SECONDS = 60.0  # one that served this long died by accident: the backoff begins anew
 
 
@@ -32,9 +34,17 @@ class ServerProcess:
 
     def said(self, word: str) -> bool:
         """Whether it has said *word* so far."""
+        return word.encode() in self._heard()
+
+    def why(self) -> str:
+        """The reason it gave before it ended, see ``tell_failure``; "" where it gave none."""
+        reasons = [line.removeprefix(FAILED) for line in self._heard() if line.startswith(FAILED)]
+        return reasons[-1].decode("utf-8", "replace") if reasons else ""
+
+    def _heard(self) -> list[bytes]:
         with contextlib.suppress(BlockingIOError, ConnectionResetError):
-            self._said += self._line.recv(100)
-        return word.encode() in self._said.split(b"\n")
+            self._said += self._line.recv(4096)
+        return self._said.split(b"\n")
 
     def say(self, line: str) -> None:
         """One line to the server; a dead one needs no words."""
@@ -58,6 +68,12 @@ class ServerProcess:
     def close(self) -> None:
         """Lets go of the line."""
         self._line.close()
+
+
+def tell_failure(line: int, why: str) -> None:
+    """Tells the parent at the other end of the socket *line*, a descriptor, why there is no server."""
+    with contextlib.suppress(OSError):  # no parent, nobody to tell
+        os.write(line, FAILED + " ".join(why.split())[:2000].encode() + b"\n")
 
 
 def exit_code(code: int) -> int:

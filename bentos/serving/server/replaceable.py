@@ -1,6 +1,7 @@
 """A server that its parent may replace: says when it is ready, and retires when another has taken its place.
 
-The line to the parent is a socket. The server writes ``ready``; the parent writes ``taken``, ``kept``, ``refused <reason>``
+The line to the parent is a socket. The server writes ``ready``, or
+``failed <reason>`` before it ends; the parent writes ``taken``, ``kept``, ``refused <reason>``
 and ``retire``, one a line; its end means that the parent is gone.
 """
 
@@ -70,9 +71,9 @@ class ReplaceableServer(DrainingServer):
                 if word == "retire":
                     self._retire.set()
                 elif word == "refused":
-                    self._plane.refuse(rest)
+                    self._plane.state.refuse(rest)
                 elif word == "kept":
-                    self._plane.accept()
+                    self._plane.state.keep()
                 elif word == "taken":
-                    self._plane.metrics.reloaded("taken")
+                    self._plane.state.take()
         self.handle_exit(signal.SIGTERM, None)

@@ -28,7 +28,7 @@ _JOINED = (2, 3, 5, 8, 32)
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A version that answers. A request keeps the ServedModel it began with, whatever is swapped in meanwhile.
+    """A version that answers.
 
     ``latency`` is what one predict of so many rows took once warm, in seconds; empty where the model refuses the rows that
     could be tried. ``rowwise`` says that rows answered together are, to the bit, those answered alone, ``rowwise_probabilities``

@@ -92,4 +92,4 @@ class WorkerServer(ReplaceableServer):
     def _tell(self) -> None:
         """How many connections have come to their end, for the parent to know who has fewest."""
         open_now = len(self.server_state.connections) + len(self._tasks)
-        self._plane.metrics.connections_closed(self._taken - open_now)
+        self._plane.state.metrics.connections_closed(self._taken - open_now)

@@ -32,6 +32,7 @@ from bentos.serving.server.process import (
     TICK,
     ServerProcess,
     exit_code,
+    tell_failure,
     terminate,
 )
 
@@ -182,6 +183,8 @@ class Workers:
         if code is None:
             return None
         if not self._open:
+            if self._above is not None:
+                tell_failure(self._above.fileno(), slot.server.why() or f"worker {index} ended with {code}")
             return code or 1
         if now - slot.server.started > SOUND_SECONDS:
             slot.backoff = BACKOFF[0]

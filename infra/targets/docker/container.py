@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from bentos.serving.threads import ONE_THREAD
 from infra.targets.docker.place import Place
 from infra.targets.docker.settings import DockerSettings
 from infra.targets.interface import DeploymentSpec
@@ -34,7 +35,6 @@ LOCK_FILE = "requirements.lock"
 CA_FILE = "ca.pem"
 STACK_LABEL = "io.shipway.stack"
 DEPLOYMENT_LABEL = "io.shipway.deployment"
-SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 MLFLOW_LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 TRIES = 3  # starts before a server was ever ready, after which the engine gives it up
 MIB = 1024 * 1024
@@ -73,7 +73,7 @@ def environment_of(
     spec: DeploymentSpec, settings: DockerSettings, images: ImageSettings, caller: Mapping[str, str]
 ) -> dict[str, str]:
     """The server's environment. Of the *caller*'s own only MLflow's login is handed on, to containers that pull."""
-    values = {**SINGLE_THREADED, "HOME": "/tmp", "PYTHONUNBUFFERED": "1"}  # noqa: S108 - the container's own
+    values = {**ONE_THREAD, "HOME": "/tmp", "PYTHONUNBUFFERED": "1"}  # noqa: S108 - the container's own
     if spec.resolved and images.index_url is not None:
         values |= {"UV_DEFAULT_INDEX": images.index_url, "UV_INDEX_URL": images.index_url}
     if fetches(spec) and images.proxy is not None:

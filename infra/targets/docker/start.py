@@ -16,7 +16,7 @@ from infra.targets.docker.engine import ContainerEngine, PortTakenError
 from infra.targets.docker.place import Place, container_name, free_port, give, run_folder, stack_of, user
 from infra.targets.docker.settings import DockerSettings
 from infra.targets.interface import Address, DeploymentSpec, PermanentTargetError
-from infra.targets.known_deployments import Records, values_of
+from infra.targets.known_deployments import KnownDeployments, values_of
 
 if TYPE_CHECKING:
     from infra.images.interface import ImageSettings, RegistryLogin
@@ -33,7 +33,7 @@ class Starter:
     """Starts the containers of one target. Every call is made under the deployment's lock."""
 
     engine: ContainerEngine
-    records: Records
+    records: KnownDeployments
     segments: Path
     settings: DockerSettings
     images: ImageSettings

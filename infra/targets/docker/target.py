@@ -24,7 +24,7 @@ from infra.targets.docker.settings import DockerSettings
 from infra.targets.docker.start import NETWORK_LOCK, Starter
 from infra.targets.docker.state import alive, answers_ready, judge
 from infra.targets.interface import Address, Deployment, DeploymentSpec, PermanentTargetError, State
-from infra.targets.known_deployments import Records, refuse_another, spec_of
+from infra.targets.known_deployments import KnownDeployments, refuse_another, spec_of
 from infra.targets.waiting import until_ready
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class DockerTarget:
         images: ImageSettings,
         login: RegistryLogin | None = None,
     ) -> None:
-        self._records = Records(folder)
+        self._records = KnownDeployments(folder)
         self._stack = stack_of(self._records.folder)
         self._settings = settings
         self._engine = ContainerEngine()

@@ -21,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bentos.serving.threads import ONE_THREAD
 from infra.processes import runs
 from infra.targets.interface import (
     Address,
@@ -30,7 +31,7 @@ from infra.targets.interface import (
     State,
     TransientTargetError,
 )
-from infra.targets.known_deployments import Records, read_json, refuse_another, spec_of, values_of, write_json
+from infra.targets.known_deployments import KnownDeployments, read_json, refuse_another, spec_of, values_of, write_json
 from infra.targets.process.keeper import KEEP
 from infra.targets.readiness import answers_ready
 from infra.targets.sockets import socket_path
@@ -38,7 +39,6 @@ from infra.targets.waiting import until_ready
 
 LOG_BYTES = 5 * 1024 * 1024
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE")
-SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 PROBE_SECONDS = 0.5
 LOOK_SECONDS = 0.03
 KILL_SECONDS = 3.0
@@ -53,7 +53,7 @@ class ProcessTarget:
     """
 
     def __init__(self, folder: Path, *, segments: Path, environment: Mapping[str, str] | None = None) -> None:
-        self._records = Records(folder)
+        self._records = KnownDeployments(folder)
         self._segments = segments.absolute()
         self._environment = dict(environment or {})
 
@@ -145,7 +145,7 @@ class ProcessTarget:
         command = [spec.python, "-m", "bentos.serving.launcher", "--bento", spec.bento, "--uds", str(sock)]
         command += ["--segments", str(segments), "--deployment", spec.name, *spec.arguments]
         environment = {key: os.environ[key] for key in INHERITED if key in os.environ}
-        environment |= SINGLE_THREADED | self._environment | dict(spec.environment)
+        environment |= ONE_THREAD | self._environment | dict(spec.environment)
         environment |= {"PYTHONPATH": f"{spec.bento}/src", "PYTHONUNBUFFERED": "1", "PYTHONNOUSERSITE": "1"}
         (home / "state.json").unlink(missing_ok=True)
         write_json(

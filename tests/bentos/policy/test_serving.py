@@ -2,7 +2,9 @@
 
 import pytest
 
-from bentos.policy.release import ReleasePolicy, ServingPolicy, parse_policy
+from bentos.policy.load import parse_policy
+from bentos.policy.release import ReleasePolicy
+from bentos.policy.serving import ServingPolicy
 from bentos.serving.launcher import parse
 
 NAMES = {

@@ -214,7 +214,7 @@ async def _together(live: ServedModel, requests: Sequence[Request]) -> tuple[lis
     """The answers to *requests* that came in one turn of the loop, and how many a predict answered on average."""
     plane = DataPlane(live, batching="batched")
     counted: list[int] = []
-    plane.metrics.batch = counted.append  # type: ignore[method-assign] # beside the histogram
+    plane.state.metrics.batch = counted.append  # type: ignore[method-assign] # beside the histogram
     loop = asyncio.get_running_loop()
     waiting = [loop.create_future() for _ in requests]
     for request, future in zip(requests, waiting, strict=True):

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bentos.build.bento import build
-from bentos.policy.release import BuildPolicy
+from bentos.policy.build import BuildPolicy
+from bentos.sealing.bento import build
 from bentos.serving.environments.environment import Environments, Lock
 from bentos.serving.files import StateFolderError, is_about_the_disk, writable
 from bentos.versions.model_version import ModelVersion

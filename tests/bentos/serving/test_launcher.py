@@ -303,7 +303,7 @@ def test_a_port_in_use_is_named(model: Path) -> None:
 
 def test_the_launcher_imports_neither_bentoml_nor_mlflow(model: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; import bentos.serving.launcher, bentos.serving.follow.reload, bentos.serving.server.drain\n"
+        "import sys; from pathlib import Path; import bentos.serving.launcher, bentos.serving.start, bentos.serving.follow.handover, bentos.serving.server.drain\n"
         "from bentos.serving.server.served_model import ServedModel; from bentos.serving.server.dataplane import DataPlane\n"
         f"DataPlane(ServedModel.load(Path({str(model)!r}))).close()\n"
         "print(sorted({'bentoml', 'mlflow', 'prefect', 'pydantic', 'fastapi', 'requests'} & set(sys.modules)))"

@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bentos.build.bento import build
-from bentos.policy.release import BuildPolicy
+from bentos.policy.build import BuildPolicy
+from bentos.sealing.bento import build
 from bentos.serving.environments.environment import Lock
 from bentos.serving.fetch.artifact_tree import tree_digest
 from bentos.versions.model_version import ModelVersion

@@ -31,7 +31,7 @@ def shipway(tmp_path):
             env={**kept, **home, **environ},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=150,
             check=False,
         )
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from bentos.policy.release import ImagePolicy, ReleasePolicy
+from bentos.policy.image import ImagePolicy
+from bentos.policy.release import ReleasePolicy
 from bentos.serving.environments.environment import Environments
 from bentos.versions.registry import PermanentRegistryError, Registry
 from flows.console.dockerfile import DockerfileError, write_dockerfile, write_generic
@@ -29,7 +30,9 @@ def test_a_versions_context_is_complete(parts, tmp_path: Path) -> None:
     copied = [line.split()[1:-1] for line in text.splitlines() if line.startswith("COPY ") and "--from" not in line]
     assert copied and all((out / name).exists() for names in copied for name in names)
     assert json.loads((out / "src" / "shipway.json").read_text())["model"] == "with-reference"
-    assert (out / "src" / "model" / "MLmodel").is_file() and (out / "src" / "bentos" / "launcher.py").is_file()
+    assert (out / "src" / "model" / "MLmodel").is_file() and (
+        out / "src" / "bentos" / "serving" / "launcher.py"
+    ).is_file()
     lock = (out / "requirements.lock").read_text()
     assert "onnxruntime==" in lock and "--hash=sha256:" in lock  # converted: served without the library that trained it
     assert "scikit-learn==" not in lock and "pyarrow" not in lock
@@ -55,5 +58,5 @@ def test_the_generic_image_needs_no_registry(tmp_path: Path) -> None:
     write_generic(tmp_path / "out", base=BASE)
     text = (tmp_path / "out" / "Dockerfile").read_text()
     assert '"-m", "bentos.serving.start", "--models"' in text and "io.shipway.model" not in text
-    assert (tmp_path / "out" / "src" / "bentos" / "launcher.py").is_file()
+    assert (tmp_path / "out" / "src" / "bentos" / "serving" / "launcher.py").is_file()
     assert not (tmp_path / "out" / "src" / "model").exists()

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from bentos.policy.release import ReleasePolicy, parse_policy
+from bentos.policy.load import parse_policy
+from bentos.policy.release import ReleasePolicy
 from flows.release.machine import Do, Open, Routes, Step, World, next_step
 from monitoring.interface import Outcome
 
@@ -64,27 +65,23 @@ def effects(state: State, step: Step) -> Iterator[State]:
                 and release.decision in (None, Outcome.PROMOTE)
             ):
                 yield to(noted(decision=Outcome.ERROR))
-        case Do.CHECK:
+        case Do.CHECK | Do.WATCH:
+            stage = "check" if step.do is Do.CHECK else step.stage
             for outcome in (Outcome.PROMOTE, Outcome.ROLLBACK, Outcome.INCONCLUSIVE, Outcome.ERROR):
-                yield to(w, (*state.evidence, ("check", outcome)))
+                yield to(w, (*state.evidence, (stage, outcome)))
         case Do.ROUTE:
             yield to(replace(w, routes=Routes(step.version)))
         case Do.SHADOW:
             yield to(replace(w, routes=Routes(release.baseline, step.version, 0, 100.0)))
         case Do.SPLIT:
             yield to(replace(w, routes=Routes(release.baseline, step.version, step.weight)))
-        case Do.WATCH:
-            for outcome in (Outcome.PROMOTE, Outcome.ROLLBACK, Outcome.INCONCLUSIVE, Outcome.ERROR):
-                yield to(w, (*state.evidence, (step.stage, outcome)))
         case Do.APPROVE:
             yield to(noted(approved=True))
             yield to(noted(approved=False))
         case Do.DECIDE:
             yield to(noted(decision=step.outcome))
-        case Do.SET_ALIAS:
-            yield to(replace(w, **{step.alias: step.version}))
-        case Do.DELETE_ALIAS:
-            yield to(replace(w, **{step.alias: None}))
+        case Do.SET_ALIAS | Do.DELETE_ALIAS:
+            yield to(replace(w, **{step.alias: step.version if step.do is Do.SET_ALIAS else None}))
         case Do.COMMITTED:
             yield to(noted(committed=True))
         case Do.BAKE:

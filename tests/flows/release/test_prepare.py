@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from bentos.build.bento import SealedBento
 from bentos.policy.release import ReleasePolicy
+from bentos.sealing.bento import SealedBento
 from bentos.serving.environments.environment import Environment
 from bentos.versions.model_version import ModelVersion
 from flows.release.line import Line

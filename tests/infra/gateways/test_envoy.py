@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from bentos.policy.release import StickyKey
+from bentos.policy.split import StickyKey
 from infra.gateways.interface import PermanentGatewayError, TransientGatewayError
 
 

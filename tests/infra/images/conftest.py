@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bentos.build.bento import SealedBento, build
-from bentos.policy.release import BuildPolicy
+from bentos.policy.build import BuildPolicy
+from bentos.sealing.bento import SealedBento, build
 from bentos.serving.environments.environment import Lock
 from bentos.serving.environments.lock_text import lock_digest
 from bentos.serving.fetch.artifact_tree import tree_digest

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from bentos.build.bento import build
-from bentos.build.lock import lock_for
-from bentos.policy.release import BuildPolicy, ImagePolicy
+from bentos.policy.build import BuildPolicy
+from bentos.policy.image import ImagePolicy
+from bentos.sealing.bento import build
+from bentos.sealing.lock import lock_for
 from bentos.serving.environments.environment import Environments
 from bentos.serving.fetch.artifact_tree import tree_digest
 from bentos.versions.model_version import ModelVersion

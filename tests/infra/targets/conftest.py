@@ -91,10 +91,11 @@ def tmp_path():
 @pytest.fixture
 def sealed(tmp_path):
     """A folder like a sealed bento's, with a stand-in launcher."""
-    package = tmp_path / "bento" / "src" / "bentos"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "launcher.py").write_text(LAUNCHER)
+    serving = tmp_path / "bento" / "src" / "bentos" / "serving"
+    serving.mkdir(parents=True)
+    for package in (serving.parent, serving):
+        (package / "__init__.py").touch()
+    (serving / "launcher.py").write_text(LAUNCHER)
     return tmp_path / "bento"
 
 

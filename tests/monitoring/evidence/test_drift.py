@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bentos.policy.release import DriftMetric
+from bentos.policy.metrics import DriftMetric
 from monitoring.evidence.drift import MOST_ROWS, binned, compute_drift
 from monitoring.evidence.evidence import Drift
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bentos.policy.release import DisagreementMetric
+from bentos.policy.metrics import DisagreementMetric
 from monitoring.interface import MetricVerdict, Outcome
 from monitoring.metrics.disagreement import judge
 from monitoring.metrics.interface import Levels, Silent

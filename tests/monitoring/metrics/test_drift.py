@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from bentos.policy.release import DriftMetric
+from bentos.policy.metrics import DriftMetric
 from monitoring.evidence.evidence import ColumnDrift, Drift
 from monitoring.interface import MetricVerdict, Outcome
 from monitoring.metrics.drift import judge

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bentos.policy.release import ErrorRateMetric
+from bentos.policy.metrics import ErrorRateMetric
 from monitoring.interface import Outcome
 from monitoring.metrics.error_rate import judge
 from monitoring.metrics.interface import Levels

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bentos.policy.release import SchemaMetric
+from bentos.policy.metrics import SchemaMetric
 from monitoring.interface import Outcome
 from monitoring.metrics.input_schema import judge
 from monitoring.metrics.interface import Levels

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bentos.policy.release import LabelMetric
+from bentos.policy.metrics import LabelMetric
 from monitoring.interface import MetricVerdict, Outcome
 from monitoring.metrics.interface import Levels, Silent
 from monitoring.metrics.labels import judge, paired

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bentos.policy.release import LatencyMetric
+from bentos.policy.metrics import LatencyMetric
 from monitoring.interface import Outcome
 from monitoring.metrics.interface import Levels
 from monitoring.metrics.latency import judge, samples

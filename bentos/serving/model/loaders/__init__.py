@@ -7,30 +7,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
+from bentos.serving.fetch.artifact_tree import NATIVE, flavor_of
 from bentos.serving.model.interface import LoadError, Predictor
-
-NATIVE = {
-    "sklearn": "mlflow.sklearn",
-    "onnx": "mlflow.onnx",
-    "xgboost": "mlflow.xgboost",
-    "lightgbm": "mlflow.lightgbm",
-}
-"""Flavors loaded without mlflow, and the loader module that an MLmodel file names for each."""
 
 
 def choose_flavor(mlmodel: Mapping[str, Any]) -> str:
-    """The flavor whose loader gives the numbers that pyfunc would: a native one, or ``python_function``.
-
-    Raises LoadError if the model has neither.
-    """
-    flavors = mlmodel["flavors"]
-    pyfunc = flavors.get("python_function")
-    for name, module in NATIVE.items():
-        if name in flavors and (pyfunc is None or pyfunc.get("loader_module") == module):
-            return name
-    if pyfunc is None:
+    """The ``flavor_of`` *mlmodel*. Raises LoadError if the model has neither a native flavor nor ``python_function``."""
+    flavors, flavor = mlmodel["flavors"], flavor_of(mlmodel)
+    if flavor not in flavors:
         raise LoadError(f"flavors {sorted(flavors)}: expected {sorted(NATIVE)} or python_function, which mlflow writes")
-    return "python_function"
+    return flavor
 
 
 def load_predictor(folder: Path, mlmodel: Mapping[str, Any], flavor: str, *, array: bool = False) -> Predictor:

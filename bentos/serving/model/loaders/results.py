@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bentos.serving.inputs.columns import objects
+from bentos.serving.inputs.scalars import objects
 
 if TYPE_CHECKING:
     from bentos.serving.model.interface import Values

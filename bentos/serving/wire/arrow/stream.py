@@ -57,6 +57,7 @@ class Layout(NamedTuple):
 
 
 # Clients send few schemas and row counts, and reading one in Python takes ten times as long as the rows themselves.
+# Not by functools.lru_cache: the first is bounded by bytes, and with it for the second a whole read took 5.4 µs, not 4.9.
 _heads: dict[bytes, Head] = {}
 _layouts: dict[tuple[Head, Head, tuple[str, ...], np.dtype[Any]], Layout | None] = {}
 

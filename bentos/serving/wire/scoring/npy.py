@@ -10,6 +10,7 @@ import ast
 import math
 import re
 import struct
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,10 +42,6 @@ class _Header(NamedTuple):
     size: int  # bytes of data
 
 
-_headers: dict[bytes, _Header] = {}  # parsing one takes longer than a small model's predict; clients send few
-_written: dict[tuple[str, tuple[int, ...]], bytes] = {}
-
-
 def decode(body: bytes, plan: InputPlan) -> InputRows:
     """The rows of an NPY body as *plan* wants them. Raises WireError and InputError."""
     array = read(body)
@@ -62,13 +59,7 @@ def decode(body: bytes, plan: InputPlan) -> InputRows:
 def read(body: bytes) -> np.ndarray:
     """The array in *body*, a read-only view of it. Raises WireError."""
     start = _start(body)
-    head = body[:start]
-    header = _headers.get(head)
-    if header is None:
-        header = _parse(head)
-        if len(_headers) >= _REMEMBERED:
-            _headers.clear()
-        _headers[head] = header
+    header = _parse(body[:start])
     if len(body) - start != header.size:
         raise WireError(
             f"NPY: expected {header.size} bytes for {header.dtype} {list(header.shape)}, found {len(body) - start}"
@@ -95,15 +86,10 @@ def encode(prediction: Prediction) -> Body:
         raise NotAcceptableError(
             f"the model answers {values.dtype}, which is not written as NPY; ask for application/json"
         )
-    key = (values.dtype.str, values.shape)
-    head = _written.get(key)
-    if head is None:
-        if len(_written) >= _REMEMBERED:
-            _written.clear()
-        head = _written[key] = _head(*key)
-    return Body(head + values.tobytes(), MEDIA_TYPE)
+    return Body(_head(values.dtype.str, values.shape) + values.tobytes(), MEDIA_TYPE)
 
 
+@lru_cache(_REMEMBERED)
 def _head(descr: str, shape: tuple[int, ...]) -> bytes:
     """Version 1, the data on 64 bytes."""
     text = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape!r}, }}".encode()
@@ -128,6 +114,7 @@ def _start(body: bytes) -> int:
     return int(start)
 
 
+@lru_cache(_REMEMBERED)  # parsing one takes longer than a small model's predict; clients send few
 def _parse(head: bytes) -> _Header:
     try:
         text = head[10 if head[6] == 1 else 12 :].decode("latin-1" if head[6] < 3 else "utf-8")

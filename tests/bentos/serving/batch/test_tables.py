@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bentos.serving.batch.tables import answers, from_arrow, from_text
 from bentos.serving.inputs.columns import convert, parse_text
-from bentos.serving.inputs.nested import ValueMismatch
+from bentos.serving.inputs.mismatch import ValueMismatch
 from bentos.serving.inputs.plan import InputPlan
 from bentos.serving.inputs.signature import Column, Signature
 from bentos.serving.model.interface import Prediction
@@ -22,11 +22,11 @@ def plan(kind, *, required=True):
 
 
 def fitted(values, kind, *, required, text=False):
-    """What the plan makes of values: type, and items as text (NaN equals NaN), or the row and the reason of a misfit."""
+    """What the plan makes of values: type, and items as text (NaN equals NaN), or the row and the reason of a mismatch."""
     try:
         array = convert(values, kind, required)
-    except ValueMismatch as misfit:
-        return misfit.row, misfit.found if text else ""
+    except ValueMismatch as mismatch:
+        return mismatch.row, mismatch.found if text else ""
     return array.dtype, list(map(repr, array.tolist()))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bentos.policy.release import BuildPolicy
+from bentos.policy.build import BuildPolicy
 from bentos.serving.environments.environment import (
     Environments,
     Lock,
@@ -130,7 +130,8 @@ def test_a_python_that_is_not_here_is_noted(tmp_path: Path) -> None:
     assert lock.own and "logged with Python 3.4.9" in lock.note
 
 
-def test_an_environment_is_made_once_by_whoever_comes_first(tmp_path: Path) -> None:
+def test_an_environment_is_made_once_by_whoever_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("UV_COMPILE_BYTECODE", raising=False)
     environments = Environments(tmp_path / "envs")
     lock = small_lock(environments)
     made: list[Path] = []

@@ -19,14 +19,6 @@ from bentos.serving.log import writer as segment_writer
 from bentos.serving.log.segments import Record, abandoned, block, read_segment, scan_segment, segments
 from bentos.serving.log.writer import SegmentWriter
 
-BEFORE = (  # a segment of the format of before: two records and a count of seven lost ones
-    "534850534547303165000000fee2fdf30001c800010001002a36fe9c9717d204000000000000000000000000000004000b00"
-    "010010001000020000000300000069642d3163616e6469646174652f34346170706c69636174696f6e2f6a736f6e6170706c"
-    "69636174696f6e2f6a736f6e01025b315d64000000454f4e6b0002c800010002002a36fe9c9717d204000000000000000000"
-    "000000000004000b00010010001000020000000200000069642d3263616e6469646174652f34346170706c69636174696f6e"
-    "2f6a736f6e6170706c69636174696f6e2f6a736f6e7b7d5b5d09000000fc1183a5ff0700000000000000"
-)
-
 
 def record(number: int = 0, request: bytes = b"{}", response: bytes = b"[]") -> Record:
     return Record(
@@ -251,21 +243,9 @@ def _microseconds(writer: SegmentWriter, one: Record) -> float:
     return (time.perf_counter() - started) / 2000 * 1e6
 
 
-def test_segments_of_servers_from_before_are_still_read(tmp_path: Path) -> None:
-    path = tmp_path / "1-1-1.seg"
-    path.write_bytes(bytes.fromhex(BEFORE))
-    scan = scan_segment(path)
-    assert scan.records == [record(1, b"\x01\x02", b"[1]"), record(2)._replace(request_truncated=True)]
-    assert scan.dropped == 7
-    assert scan_segment(path, scan.offset) == log.Scan([], 0, len(BEFORE) // 2)
-    path.write_bytes(bytes.fromhex(BEFORE)[:-1])
-    assert len(scan_segment(path).records) == 2
-    assert scan_segment(path).dropped == 0
-
-
 def test_what_is_no_segment_has_no_records(tmp_path: Path) -> None:
     path = tmp_path / "1-1-1.seg"
-    for data in (b"", b"SHP", b"something else entirely, of some length"):
+    for data in (b"", b"SHP", b"SHPSEG01" + bytes(60), b"something else entirely, of some length"):
         path.write_bytes(data)
         assert scan_segment(path) == log.Scan([], 0, 0)
 

@@ -206,7 +206,7 @@ class Said:
 
     def __init__(self, found: Answer, seconds: float = 0.0) -> None:
         self.found, self.seconds = found, seconds
-        self.largest_body, self.draining = 1 << 20, False
+        self.largest_body = 1 << 20
         self.asked: list[Request] = []
 
     def handle(self, request: Request, done: Any) -> None:

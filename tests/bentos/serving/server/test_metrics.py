@@ -26,23 +26,20 @@ def told(metrics: ServerMetrics) -> dict[tuple[str, ...], float]:
 
 
 def serving(writer: SegmentWriter | None = None) -> ServerMetrics:
-    metrics = ServerMetrics(writer)
-    metrics.serve("flights", "3")
-    return metrics
+    return ServerMetrics(writer, "flights", "3")
 
 
-def test_requests_are_counted_by_version_kind_and_status() -> None:
+def test_requests_are_counted_by_kind_and_status() -> None:
     metrics = serving()
     for kind, status, latency in [("v2", 200, 99_000), ("v2", 200, 100_000), ("v2", 429, 11 * 10**9), ("grpc", 418, 1)]:
-        metrics.observe("flights", "3", kind, status, latency)
-    metrics.serve("flights", "4")
-    metrics.observe("flights", "4", "invocations", 200, 2_000_000)
+        metrics.observe(kind, status, latency)
+    metrics.observe("invocations", 200, 2_000_000)
     found = told(metrics)
-    assert found["shipway_model_info", "flights", "4"] == 1
+    assert found["shipway_model_info", "flights", "3"] == 1
     assert found["shipway_requests_total", "v2", "flights", "200", "3"] == 2
     assert found["shipway_requests_total", "v2", "flights", "429", "3"] == 1
     assert found["shipway_requests_total", "grpc", "flights", "other", "3"] == 1
-    assert found["shipway_requests_total", "invocations", "flights", "200", "4"] == 1
+    assert found["shipway_requests_total", "invocations", "flights", "200", "3"] == 1
     assert len([key for key in found if key[0] == "shipway_requests_total"]) == 4
     buckets = {key[2]: value for key, value in found.items() if key[:2] == ("shipway_request_seconds_bucket", "v2")}
     assert (buckets["0.0001"], buckets["10.0"], buckets["+Inf"]) == (2, 2, 3)  # a bound belongs to its bucket
@@ -59,7 +56,7 @@ def test_the_rest_of_what_happens_is_told() -> None:
     metrics.late()
     for rows in (1, 3, 100_000):
         metrics.batch(rows)
-    metrics.reloaded("refused", "no such package")
+    metrics.followed("refused", "no such package")
     found = told(metrics)
     assert (found["shipway_rejected_total",], found["shipway_late_total",], found["shipway_queue",]) == (1, 2, 2)
     sizes = [found["shipway_batch_rows_bucket", bound] for bound in ("1.0", "2.0", "4.0", "65536.0", "+Inf")]
@@ -68,7 +65,7 @@ def test_the_rest_of_what_happens_is_told() -> None:
     assert found["shipway_reloads_total", "refused"] == 1
     assert found["shipway_reload_refused_now", "no such package"] == 1
     assert found["shipway_worker_resident_bytes", "0"] > 1e6
-    metrics.reloaded("taken")
+    metrics.followed("taken")
     assert ("shipway_reload_refused_now", "no such package") not in told(metrics)
 
 
@@ -80,9 +77,9 @@ def test_workers_tell_the_sum_whichever_is_asked(tmp_path: Path) -> None:
         metrics.share(SharedCells(memory), worker)
         metrics.queue = lambda worker=worker: worker + 1
         for _ in range(worker + 1):
-            metrics.observe("flights", "3", "v2", 200, 1_000_000)
+            metrics.observe("v2", 200, 1_000_000)
             metrics.rejected()
-        metrics.reloaded("taken")  # both are told of the same
+        metrics.followed("taken")  # both are told of the same
     for _ in range(4):
         writers[1].append(RECORD)
     for writer in writers:
@@ -103,7 +100,7 @@ def test_workers_tell_the_sum_whichever_is_asked(tmp_path: Path) -> None:
         assert {key: found[key] for key in expected} == expected
     another = serving()  # in the place of the second one, which died
     another.share(SharedCells(memory), 1)
-    another.observe("flights", "3", "v2", 200, 1_000_000)
+    another.observe("v2", 200, 1_000_000)
     found = told(workers[0])
     assert found["shipway_requests_total", "v2", "flights", "200", "3"] == 4
     assert found["shipway_queue",] == 1

@@ -11,7 +11,6 @@ import pytest
 
 from bentos.serving.server.answer import Answer, Request
 from bentos.serving.server.dataplane import DataPlane
-from bentos.serving.server.served_model import ServedModel
 from tests.bentos.planes import Client, Sums, live, post, served
 
 SLOW = {1: 0.02, 8: 0.02, 32: 0.021}  # seconds: eight rows cost what one does
@@ -48,7 +47,7 @@ def values(answers: list[Answer]) -> list[Any]:
     return [json.loads(found.body.data).get("predictions", [None])[0] for found in answers]
 
 
-@pytest.mark.parametrize("latency", [SLOW, MIDDLE], ids=["thread", "loop"])
+@pytest.mark.parametrize("curve", [SLOW, MIDDLE], ids=["thread", "loop"])
 def test_what_came_meanwhile_is_the_next_predict(curve: dict[int, float]) -> None:
     model = Sums(0.01)
     answers = run(DataPlane(live(model, curve)), *(request(n) for n in range(20, 60)))
@@ -216,24 +215,6 @@ def test_a_large_body_does_not_stop_the_loop() -> None:
         assert large.answer()[0] == 200
 
 
-def test_a_swap_between_two_requests_answers_each_by_its_own_version() -> None:
-    first, second = Sums(0.05), Sums()
-
-    async def swapped(plane: DataPlane, other: ServedModel) -> list[Answer]:
-        loop = asyncio.get_running_loop()
-        futures = [loop.create_future() for _ in range(2)]
-        plane.handle(request(1), futures[0].set_result)
-        plane.swap(other)
-        plane.handle(request(2), futures[1].set_result)
-        return list(await asyncio.gather(*futures))
-
-    plane = DataPlane(live(first, SLOW))
-    answers = asyncio.run(swapped(plane, live(second, SLOW)))
-    plane.close()
-    assert values(answers) == [1.5, 2.5]
-    assert (first.calls, second.calls) == ([1], [1])
-
-
 def test_a_live_version_reads_its_curve() -> None:
     assert not live(Sums(), QUICK).joins
     assert live(Sums(), SLOW).joins
@@ -269,7 +250,7 @@ def test_what_waits_behind_a_long_predict_has_its_deadline_too() -> None:
     assert second[0] == 200
 
 
-@pytest.mark.parametrize("latency", [QUICK, SLOW], ids=["at once", "thread"])
+@pytest.mark.parametrize("curve", [QUICK, SLOW], ids=["at once", "thread"])
 def test_a_panic_of_a_models_library_is_a_500_and_the_next_request_is_answered(curve: dict[int, float]) -> None:
     class PanicError(BaseException):
         """What pyo3 raises."""

@@ -210,11 +210,9 @@ def _takes_connections(server: Ended, address: str) -> bool:
     return len(pids) == 2 and all(now > before for now, before in zip(held, bare, strict=True))
 
 
-@pytest.mark.parametrize(
-    "more", [["--workers", "0"], ["--workers", "2", "--follow", "models:/m@a", "--registry", "http://r"]]
-)
+@pytest.mark.parametrize("more", [["--workers", "0"], ["--workers", "2", "--grpc-port", "0"]])
 def test_what_goes_not_with_workers_is_refused(model: Path, more: list[str]) -> None:
     command = [sys.executable, "-m", "bentos.serving.launcher", "--bento", str(model), "--port", "0", *more]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert "--workers 0: expected 1 or more" in done.stderr or "--follow goes with one worker" in done.stderr
+    assert "--workers 0: expected 1 or more" in done.stderr or "--grpc-port 0 go with one worker" in done.stderr

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bentos.serving.threads import THREADS
 from infra.images.interface import ImageSettings
 from infra.targets.docker.container import command_of, environment_of, mounts_of, options_of
 from infra.targets.docker.place import Place
@@ -49,7 +50,7 @@ def test_a_named_volume_is_shared_by_all_versions():
 
 
 def test_each_form_gets_only_the_environment_that_it_fetches_with():
-    usual = {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "HOME", "PYTHONUNBUFFERED", "OWN"}
+    usual = {*THREADS, "HOME", "PYTHONUNBUFFERED", "OWN"}
     index, way = {"UV_DEFAULT_INDEX", "UV_INDEX_URL"}, {"HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE"}
     login = {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"}
     expected = [

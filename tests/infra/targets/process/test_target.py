@@ -123,7 +123,7 @@ def test_a_used_again_pid_is_never_trusted(make_target, spec_of, tmp_path):
     path = tmp_path / "deployments" / name / "state.json"
     state = json.loads(path.read_text())
     with subprocess.Popen(["sleep", "60"]) as stranger:
-        state["keeper"] = {"pid": stranger.pid, "started": "another boot/1"}
+        state["keeper"] = {"pid": stranger.pid, "identity": "another boot/1"}
         state["server"] = state["keeper"]
         path.write_text(json.dumps(state))
         assert target.list()[0].state is State.FAILED

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bentos.build.bento import (
+from bentos.policy.build import BuildPolicy
+from bentos.sealing.bento import (
     PermanentBuildError,
     SealedBento,
     TransientBuildError,
@@ -19,7 +20,6 @@ from bentos.build.bento import (
     load_sealed,
     serving_modules,
 )
-from bentos.policy.release import BuildPolicy
 from bentos.serving.environments.environment import Lock
 from bentos.serving.fetch.artifact_tree import tree_digest
 from bentos.versions.model_version import ModelVersion
@@ -149,7 +149,7 @@ def test_a_failing_build_leaves_nothing_and_shows_its_log(
         build(mv, artifacts, BuildPolicy(), LOCK, tmp_path / "bentos", code=code, timeout=0.01)
     assert list((tmp_path / "bentos").iterdir()) == []
     (code / "serving" / "service.py").unlink()
-    with pytest.raises(PermanentBuildError, match=r"no service\.py"):
+    with pytest.raises(PermanentBuildError, match=r"no serving/service\.py"):
         built(mv, artifacts, tmp_path / "bentos", code)
 
 

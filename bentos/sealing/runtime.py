@@ -29,9 +29,10 @@ from bentos.serving.environments.requirements import CONVERTED_FLAVOR, CONVERTER
 from bentos.serving.errors import PermanentError, ShipwayError
 from bentos.serving.files import writable
 from bentos.serving.model.profile import CONVERTED, FILE
+from bentos.serving.threads import ONE_THREAD
 
 if TYPE_CHECKING:
-    from bentos.policy.release import BuildPolicy
+    from bentos.policy.build import BuildPolicy
     from bentos.versions.model_version import ModelVersion
 
 SECONDS = 600.0  # a choice that takes longer is not made: native answers
@@ -176,7 +177,7 @@ def _run(python: Path, artifacts: Path, output: Path, runtime: str, reference: P
     command = [str(python), "-m", "bentos.runtimes.choose", "--model", str(artifacts.absolute())]
     command += ["--output", str(output), "--runtime", runtime]
     command += ["--reference", str(reference.absolute())] if reference is not None else []
-    env = {**child_env(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    env = {**child_env(Path(__file__).parents[2]), **ONE_THREAD}
     with tempfile.TemporaryDirectory(prefix="shipway-choose-") as where:
         process = subprocess.Popen(
             command, cwd=where, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,

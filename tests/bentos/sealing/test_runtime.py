@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bentos.build.bento import PermanentBuildError, build, load_sealed
-from bentos.build.lock import lock_for
-from bentos.build.runtime import Chosen, choose_runtime
-from bentos.policy.release import BuildPolicy
+from bentos.policy.build import BuildPolicy
+from bentos.sealing.bento import PermanentBuildError, build, load_sealed
+from bentos.sealing.lock import lock_for
+from bentos.sealing.runtime import Chosen, choose_runtime
 from bentos.serving.child import run_predict
 from bentos.serving.environments.environment import Environments, PermanentEnvironmentError
 from bentos.serving.fetch.artifact_tree import tree_digest

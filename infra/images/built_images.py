@@ -1,4 +1,4 @@
-"""Records: what is known of the images built here, one file per key. An image is trusted by its record alone."""
+"""BuiltImages: what is known of the images built here, one file per key. An image is trusted by its record alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from infra.images.interface import PermanentImageError
 
 
 @dataclass(frozen=True)
-class Record:
+class BuiltImage:
     """One image. *id* is the engine's ``sha256:…``, *reference* ``repository@sha256:…`` where it was pushed, else empty.
     *size* in bytes."""
 
@@ -27,19 +27,19 @@ class Record:
     reference: str = ""
 
 
-class Records:
+class BuiltImages:
     """The records below *folder*, and the locks under which images are built."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
 
-    def read(self, key: str) -> Record | None:
+    def read(self, key: str) -> BuiltImage | None:
         """The record of *key*, None where none was written. Raises PermanentImageError where it was changed since."""
         path = self._path(key, "json")
         try:
             values = json.loads(path.read_text())
             digest = values.pop("digest")
-            record = Record(**values)
+            record = BuiltImage(**values)
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -53,7 +53,7 @@ class Records:
             )
         return record
 
-    def write(self, record: Record) -> None:
+    def write(self, record: BuiltImage) -> None:
         """Keeps *record*, in one step."""
         text = json.dumps({**asdict(record), "digest": _digest(record)}, indent=2, sort_keys=True)
         with writable(self.folder, "the record of an image"):
@@ -77,5 +77,5 @@ class Records:
         return self.folder / f"{key[:16]}.{kind}"
 
 
-def _digest(record: Record) -> str:
+def _digest(record: BuiltImage) -> str:
     return "sha256:" + hashlib.sha256(json.dumps(asdict(record), sort_keys=True).encode()).hexdigest()

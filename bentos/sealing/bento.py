@@ -24,7 +24,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bentos.policy.release import BuildPolicy, ReleasePolicy
+from bentos.policy.build import BuildPolicy
+from bentos.policy.release import ReleasePolicy
 from bentos.serving.environments.environment import Lock
 from bentos.serving.errors import PermanentError, ShipwayError, TransientError
 from bentos.serving.fetch.artifact_tree import tree_digest
@@ -108,7 +109,7 @@ def build(
 ) -> SealedBento:
     """Seals *mv*, whose artifact tree is *artifacts*, into a folder below *bentos*; an existing one is returned as it is.
 
-    *runtime* is the folder of the runtime that was chosen (``bentos.build.runtime``), *lock* then that of its server;
+    *runtime* is the folder of the runtime that was chosen (``bentos.sealing.runtime``), *lock* then that of its server;
     without one the model is served as it is. *code* is the package folder whose serving modules are sealed in (default: this one), *timeout* is in seconds.
     Raises PermanentBuildError with the end of the log, TransientBuildError on a time-out; nothing half-made is left.
     """

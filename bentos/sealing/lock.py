@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bentos.policy.release import BuildPolicy
+    from bentos.policy.build import BuildPolicy
     from bentos.serving.environments.environment import Environments, Lock
     from bentos.versions.model_version import ModelVersion
 

@@ -1,4 +1,4 @@
-"""Records of images: written in one step, and known to be what was written."""
+"""BuiltImages of images: written in one step, and known to be what was written."""
 
 import json
 import threading
@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from bentos.serving.files import StateFolderError
+from infra.images.built_images import BuiltImage, BuiltImages
 from infra.images.interface import PermanentImageError
-from infra.images.records import Record, Records
 
-RECORD = Record("ab" * 32, "sha256:1", "shipway/x:ab", 5, {"io.shipway.model": "x"})
+RECORD = BuiltImage("ab" * 32, "sha256:1", "shipway/x:ab", 5, {"io.shipway.model": "x"})
 
 
 def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
-    records = Records(tmp_path / "images")
+    records = BuiltImages(tmp_path / "images")
     assert records.read(RECORD.key) is None
     records.write(RECORD)
     assert records.read(RECORD.key) == RECORD
@@ -28,11 +28,11 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_what_is_no_record_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / f"{RECORD.key[:16]}.json").write_text(text)
     with pytest.raises(PermanentImageError, match=r"cannot be read.*Remove it"):
-        Records(tmp_path).read(RECORD.key)
+        BuiltImages(tmp_path).read(RECORD.key)
 
 
 def test_a_changed_record_is_refused(tmp_path: Path) -> None:
-    records = Records(tmp_path)
+    records = BuiltImages(tmp_path)
     records.write(RECORD)
     path = tmp_path / f"{RECORD.key[:16]}.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "id": "sha256:another"}))
@@ -44,7 +44,7 @@ def test_one_key_is_held_by_one_at_a_time(tmp_path: Path) -> None:
     inside, most = [], []
 
     def work() -> None:
-        with Records(tmp_path).held(RECORD.key):
+        with BuiltImages(tmp_path).held(RECORD.key):
             inside.append(1)
             most.append(len(inside))
             threading.Event().wait(0.02)
@@ -61,4 +61,4 @@ def test_one_key_is_held_by_one_at_a_time(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StateFolderError, match="the record of an image cannot be written"):
-        Records(tmp_path / "file").write(RECORD)
+        BuiltImages(tmp_path / "file").write(RECORD)

@@ -1,0 +1,36 @@
+"""ServingPolicy: how a version's server answers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from bentos.policy.values import Frozen, Seconds, Share
+
+
+class ServingPolicy(Frozen):
+    """How a version's server answers. It changes the deployment, never the bento."""
+
+    workers: int = Field(1, ge=1, le=256, description="Processes that answer on the same socket.")
+    batching: Literal["auto", "inline", "batched", "off"] = Field(
+        "auto",
+        description="Which requests share a predict. auto: as the model's measured latency profile says; inline: each by itself, at once; batched: whatever waited meanwhile is the next predict; off: one by one.",
+    )
+    queue: int = Field(512, ge=1, description="Requests that may wait in one worker; more are answered 429.")
+    deadline_seconds: Seconds = Field(
+        30.0, description="A request that is not answered in this time gets 504; a client may ask for less."
+    )
+    largest_body_mb: float = Field(64.0, gt=0, description="Longest body of a request in MiB; longer ones get 413.")
+    log_sample: Share = Field(
+        1.0, description="Share of requests in the prediction log, chosen by request id; evidence rests on these alone."
+    )
+
+    def arguments(self) -> tuple[str, ...]:
+        """The launcher's options that differ from its own defaults."""
+        given: list[str] = []
+        for name in type(self).model_fields:
+            if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                option = "sample" if name == "log_sample" else name.replace("_", "-")
+                given += [f"--{option}", str(value)]
+        return tuple(given)
