@@ -28,9 +28,8 @@ def test_a_file_in_the_folders_place_is_named_by_every_keeper(
     taken = tmp_path / "taken"
     taken.write_text("not a folder")
     code = tmp_path / "code"
-    (code / "serving").mkdir(parents=True)
-    (code / "__init__.py").touch()
-    (code / "serving" / "service.py").touch()
+    code.mkdir()
+    (code / "service.py").touch()
     lock = Lock("", "sha256:" + "0" * 64, "3.11")
     mv = ModelVersion("m", "1", None, "s", "sklearn", "sha256:" + "0" * 64, (), None)
     for keeper in (
