@@ -1,4 +1,4 @@
-"""batch-score: a file of rows in, a file of answers out, through the same runner as online."""
+"""batch-score: a file of rows in, a file or a folder of answers out, through the same runner as online."""
 
 from __future__ import annotations
 
@@ -32,10 +32,12 @@ def batch_score(
     Args:
         model: Name of the registered model.
         input: Parquet or CSV file to score.
-        output: Parquet file of the input columns and the predictions.
+        output: Where the input columns and the predictions go: a file if it ends in .parquet (and is replaced), a folder of
+            parts if it has no suffix or a slash at its end (it must be new or empty).
         version: Version to score with; give this or alias. With neither, the champion scores.
         alias: Alias of the version to score with.
-        rejects: Parquet file of the rows set aside; empty: <output>.rejects.parquet.
+        rejects: Where the rows that are set aside go, named in the same way; empty: beside the output, as
+            <output>.rejects.parquet or <output>.rejects/.
         chunk: Rows predicted at a time; 0: as many as 64 MB of the file hold, from 1,000 to 65,536. Memory is a few chunks
             a process, however long the file is.
         processes: Processes that share a Parquet file, each with the model in memory; 0: one a core. CSV is always
@@ -45,6 +47,7 @@ def batch_score(
     """
     from dataclasses import asdict
 
+    from bentos.serving.batch.sink import rejects_of
     from flows.release.line import open_line, policy_of
     from flows.telling.prefect_teller import as_task
     from flows.telling.tell import key
@@ -54,12 +57,12 @@ def batch_score(
     if version is None and alias is None:
         alias = "champion"
     counts: dict[str, float] = {}
-    aside = Path(rejects) if rejects else Path(output).with_suffix(".rejects.parquet")
+    aside = rejects or rejects_of(output)
 
     def score() -> str:
         found = line.registry.resolve(model, version=None if version is None else str(version), alias=alias)
         options = {"chunk": chunk, "processes": processes, "probabilities": probabilities}
-        scored = _score(line, model, found.version, rules, (Path(input), Path(output), aside), options)
+        scored = _score(line, model, found.version, rules, (input, output, aside), options)
         counts.update(asdict(scored))
         return f"{found.name}: {counts}"
 
@@ -73,7 +76,7 @@ def batch_score(
 
 
 def _score(
-    line: Line, model: str, version: str, rules: ReleasePolicy, files: tuple[Path, ...], options: dict[str, Any]
+    line: Line, model: str, version: str, rules: ReleasePolicy, files: tuple[str, str, str], options: dict[str, Any]
 ) -> BatchCounts:
     """Vets and prepares the version, then scores: *files* are input, output and rejects, *options* those of run_batch."""
     from bentos.serving.child import run_batch
@@ -82,5 +85,5 @@ def _score(
     prepare.vet_version(line, model, version, rules)
     prepared = prepare.prepare(line, model, version, rules)
     python = prepare.bulk_environment(line, prepared, rules).python
-    source, output, rejects = (file.absolute() for file in files)
-    return run_batch(python, prepared.code, prepared.bento.path, source, output, rejects, **options)
+    source, output, rejects = files
+    return run_batch(python, prepared.code, prepared.bento.path, Path(source), output, rejects, **options)

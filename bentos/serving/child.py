@@ -47,8 +47,8 @@ def run_batch(
     code: Path,
     folder: Path,
     source: Path,
-    output: Path,
-    rejects: Path,
+    output: Path | str,
+    rejects: Path | str,
     *,
     chunk: int = 0,
     processes: int = 1,
@@ -86,9 +86,10 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bentos.serving.child")
     commands = parser.add_subparsers(dest="command", required=True)
     for command in (commands.add_parser("predict"), batch := commands.add_parser("batch")):
-        for option in ("--folder", "--input", "--output"):
+        for option in ("--folder", "--input"):
             command.add_argument(option, type=Path, required=True)
-    batch.add_argument("--rejects", type=Path, required=True)
+        command.add_argument("--output", required=True)
+    batch.add_argument("--rejects", required=True)
     batch.add_argument("--chunk", type=int, default=0)
     batch.add_argument("--processes", type=int, default=1)
     batch.add_argument("--probabilities", action="store_true")
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str]) -> int:
             elif given.command == "batch":
                 answer.write(_batch(given) + "\n")
             else:
-                _predict(given.folder, given.input, given.output)
+                _predict(given.folder, given.input, Path(given.output))
         except ShipwayError as error:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
             return 2
@@ -151,8 +152,10 @@ def _work(answer: TextIO) -> None:
         work(asked, answer)
 
 
-def _paths(**paths: Path) -> list[str]:
-    return [text for name, path in paths.items() for text in (f"--{name}", str(path.resolve()))]
+def _paths(**paths: Path | str) -> list[str]:
+    """Options of absolute paths; a slash at the end, which says that a folder is wanted, stays."""
+    slash = {name: "/" if str(path).endswith("/") else "" for name, path in paths.items()}
+    return [text for name, path in paths.items() for text in (f"--{name}", f"{Path(path).resolve()}{slash[name]}")]
 
 
 def _run(python: Path, code: Path, arguments: list[str], timeout: float) -> str:

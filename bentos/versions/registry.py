@@ -15,8 +15,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,10 +27,10 @@ from bentos.serving.fetch.artifact_tree import (
     has_signature,
     python_version_of,
     requirements_of,
-    tree_digest,
 )
 from bentos.serving.fetch.download import DownloadError, NotServedError, RegistryAway, Rest
-from bentos.serving.files import is_about_the_disk, writable, write_atomically
+from bentos.serving.fetch.model_store import ModelStore, TamperedModelError
+from bentos.serving.files import is_about_the_disk, writable
 from bentos.serving.inputs.signature import SignatureError
 from bentos.versions.model_version import ModelVersion
 
@@ -58,7 +56,8 @@ class _NotFoundError(PermanentRegistryError):
 
 
 class Registry:
-    """The model registry at *tracking_uri* (``http://…``), with downloaded trees kept under *cache*.
+    """The model registry at *tracking_uri* (``http://…``), with downloaded trees kept in a ModelStore at *cache*, and files of
+    runs in ``<cache>/runs/<run id>``.
 
     Safe to use from several processes at once: every file in the cache is made by a rename. *timeout* is in seconds and
     holds for each REST call, not for downloads.
@@ -72,6 +71,7 @@ class Registry:
             )
         self.tracking_uri = tracking_uri.rstrip("/")
         self.cache = cache.absolute()
+        self._store = ModelStore(cache)
         self._timeout = timeout
         user = os.environ.get("MLFLOW_TRACKING_USERNAME")  # the same variables that MLflow's own client reads
         self._auth = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None
@@ -147,26 +147,14 @@ class Registry:
             version = known[alias]
         assert version is not None
         described = self._version(model, version)
-        with writable(self.cache, "the model's artifacts"):
-            folder, digest = self._tree(model, version, str(described.get("source", "")))
-        return _model_version(described, folder, digest, known)
+        return _model_version(described, self._pull(model, version, str(described.get("source", ""))), known)
 
     def fetch(self, mv: ModelVersion) -> Path:
         """The folder of the artifact tree of *mv*, checked against its digest; downloaded again where it does not match.
 
         Raises PermanentRegistryError where the registry's bytes are no longer those that *mv* was resolved from.
         """
-        folder = self._folder(mv.digest)
-        if folder.is_dir() and tree_digest(folder) == mv.digest:
-            return folder
-        with writable(self.cache, "the model's artifacts"):
-            found, digest = self._download(mv.model, mv.version)
-        if digest != mv.digest:
-            raise PermanentRegistryError(
-                f"model {mv.name}: the registry's artifacts have digest {digest}, expected {mv.digest} as resolved before."
-                " A version's files must not change: register the new files as a new version."
-            )
-        return found
+        return self._pull(mv.model, mv.version, mv.source, mv.digest)
 
     def run_artifact(self, run_id: str, path: str) -> Path | None:
         """The artifact *path* (a file) of the run *run_id*, downloaded; None where the run has no such artifact.
@@ -180,7 +168,7 @@ class Registry:
             return None
         target = self.cache / "runs" / run_id / path
         if not target.exists():
-            with writable(self.cache, "a run's artifact"), _temporary(self.cache) as folder:
+            with writable(self.cache, "a run's artifact"), self._store.partial() as folder:
                 source = self._fetch_into(folder, run_id=run_id, path=path, what=f"run {run_id}: artifact {path}")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 source.replace(target)
@@ -188,58 +176,34 @@ class Registry:
 
     # Behind the door
 
-    def _folder(self, digest: str) -> Path:
-        return self.cache / digest.removeprefix("sha256:")[:16]
+    def _pull(self, model: str, version: str, source: str, digest: str | None = None) -> Path:
+        """The tree of a version from the store, of *digest* where that is given."""
 
-    def _tree(self, model: str, version: str, source: str) -> tuple[Path, str]:
-        """The tree and digest of a version: by the index of earlier downloads where that still holds."""
-        index = self._index(model, version)
-        if index.exists():
-            entry = json.loads(index.read_text())
-            folder = self._folder(str(entry["digest"]))
-            if entry["source"] == source and folder.is_dir() and tree_digest(folder) == entry["digest"]:
-                return folder, str(entry["digest"])
-        folder, digest = self._download(model, version)
-        write_atomically(index, json.dumps({"source": source, "digest": digest}))
-        return folder, digest
+        def fetch(_: str, tree: Path) -> None:
+            self._download(model, version, tree)
 
-    def _index(self, model: str, version: str) -> Path:
-        return self.cache / "index" / model / f"{version}.json"
+        try:
+            return self._store.pull(self.tracking_uri, model, version, digest, source=source, fetch=fetch)
+        except TamperedModelError as error:
+            raise PermanentRegistryError(f"model {error}") from error
 
-    def _download(self, model: str, version: str) -> tuple[Path, str]:
-        """Downloads a version's tree to the folder named by its digest; a folder there that does not match is replaced."""
+    def _download(self, model: str, version: str, tree: Path) -> None:
+        """A version's files into *tree*: by plain REST where the server itself keeps them, else by MLflow's client."""
         answer = self._call("GET", "model-versions/get-download-uri", {"name": model, "version": version})
         uri = str(answer.get("artifact_uri", ""))
-        with _temporary(self.cache) as temporary:
-            tree = self._fetch_tree(temporary, uri, f"model {model}/{version}: artifacts at {uri}")
-            if not (tree / "MLmodel").is_file():
-                found = ", ".join(sorted(entry.name for entry in tree.iterdir())[:10]) or "nothing"
-                raise PermanentRegistryError(
-                    f"model {model}/{version}: no MLmodel file at {uri}, found {found}. The artifacts are missing or"
-                    " damaged: log and register the model again."
-                )
-            digest = tree_digest(tree)
-            folder = self._folder(digest)
-            if folder.exists() and tree_digest(folder) != digest:
-                folder.rename(temporary / "damaged")
-            if not folder.exists():
-                try:
-                    tree.rename(folder)
-                except OSError:
-                    if not folder.exists():  # else another process brought the same tree first
-                        raise
-            return folder, digest
-
-    def _fetch_tree(self, folder: Path, uri: str, what: str) -> Path:
-        """The tree at *uri*, below *folder*: by plain REST where the server itself keeps it, else by MLflow's client."""
-        tree = folder / "download"
+        what = f"model {model}/{version}: artifacts at {uri}"
         try:
             Rest(self.tracking_uri).fetch(uri, tree)
         except NotServedError:
-            return self._fetch_into(folder, uri=uri, what=what)
+            self._fetch_into(tree.parent, uri=uri, what=what).rename(tree)
         except (DownloadError, RegistryAway, OSError) as error:
             raise self._undownloadable(error, what) from error
-        return tree
+        if not (tree / "MLmodel").is_file():
+            found = ", ".join(sorted(entry.name for entry in tree.iterdir())[:10]) or "nothing"
+            raise PermanentRegistryError(
+                f"model {model}/{version}: no MLmodel file at {uri}, found {found}. The artifacts are missing or"
+                " damaged: log and register the model again."
+            )
 
     def _undownloadable(self, error: Exception, what: str) -> Exception:
         """What a failed download comes to; raises TransientRegistryError where MLflow is away."""
@@ -336,7 +300,7 @@ def _refuse(uri: str, method: str, path: str, status: int, body: str, what: str)
     raise PermanentRegistryError(text)
 
 
-def _model_version(described: Mapping[str, Any], folder: Path, digest: str, aliases: Mapping[str, str]) -> ModelVersion:
+def _model_version(described: Mapping[str, Any], folder: Path, aliases: Mapping[str, str]) -> ModelVersion:
     model, version = str(described["name"]), str(described["version"])
     name = f"{model}/{version}"
     try:
@@ -362,27 +326,12 @@ def _model_version(described: Mapping[str, Any], folder: Path, digest: str, alia
         run_id=str(described["run_id"]) if described.get("run_id") else None,
         source=str(described.get("source", "")),
         flavor=flavor_of(mlmodel),
-        digest=digest,
+        digest=f"sha256:{folder.name}",
         requirements=requirements_of(folder),
         python_version=python_version_of(mlmodel),
         aliases=tuple(sorted(alias for alias, number in aliases.items() if number == version)),
         tags={str(tag["key"]): str(tag["value"]) for tag in described.get("tags", [])},
     )
-
-
-class _temporary:  # noqa: N801 - reads as the verb it is, like contextlib's own
-    """A temporary folder beside the cache's folders, so that moving out of it is one rename."""
-
-    def __init__(self, cache: Path) -> None:
-        self._cache = cache
-
-    def __enter__(self) -> Path:
-        self._cache.mkdir(parents=True, exist_ok=True)
-        self._path = Path(tempfile.mkdtemp(prefix=".download-", dir=self._cache))
-        return self._path
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._path, ignore_errors=True)
 
 
 def _short(error: BaseException) -> str:

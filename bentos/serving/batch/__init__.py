@@ -1,1 +1,1 @@
-"""Batch scoring: a file of rows in, a file of answers out, with the runner that answers online."""
+"""Batch scoring: a file of rows in, a file or a folder of answers out, with the runner that answers online."""

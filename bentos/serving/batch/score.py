@@ -35,8 +35,8 @@ class BatchCounts:
 def score_file(
     folder: Path,
     source: Path,
-    output: Path,
-    rejects: Path,
+    output: Path | str,
+    rejects: Path | str,
     *,
     chunk: int = 0,
     processes: int = 1,
@@ -48,14 +48,15 @@ def score_file(
 
     ``output`` has every input column beside the prediction (``prediction`` or the named outputs; ``probability_<class>``
     if asked for ``probabilities``); ``rejects`` has the rows that do not fit the signature, or on which the model
-    raises, with ``_row`` (0 is the first data row) and ``_reason``. Both are Parquet, written aside and renamed when
-    complete, and the same however many processes. Raises BatchError, InputError, LoadError or SignatureError.
+    raises, with ``_row`` (0 is the first data row) and ``_reason``. Each is a Parquet file or a folder of parts (see Sink),
+    written aside and renamed when complete, with the same rows in the same order however many processes. Raises
+    BatchError, InputError, LoadError or SignatureError.
     """
     if chunk < 0 or processes < 0:
         raise BatchError(f"chunk {chunk}, processes {processes}: expected 0 or more of each")
-    for path in (output, rejects):
-        if path.suffix.lower() == ".csv":
-            raise BatchError(f"{path}: answers and rejects are written as Parquet; name the file .parquet")
+    one, other = Path(output), Path(rejects)
+    if one == other or one in other.parents or other in one.parents:
+        raise BatchError(f"output {output} and rejects {rejects} lie in each other: name two places")
     began = time.monotonic()
     reader = CsvSource(source, chunk) if source.suffix == ".csv" else ParquetSource(source, chunk)
     nothing = reader.schema.empty_table()
@@ -66,7 +67,7 @@ def score_file(
         parts = [] if isinstance(reader, CsvSource) else spans(reader.rows, reader.chunk, processes or cores())
         if len(parts) > 1:
             work = Work(str(folder), str(source), reader.chunk, probabilities)
-            rows, rejected = score_spans(work, parts, processes or cores(), output.parent, kept, aside)
+            rows, rejected = score_spans(work, parts, processes or cores(), kept, aside)
         else:
             runner = ModelRunner.load(folder, bulk=True)
             rows, rejected = score_rows(runner, reader, reader.chunks(), kept, aside, probabilities=probabilities)

@@ -1,35 +1,51 @@
-"""Sink: a Parquet file that is there complete or not at all."""
+"""Sink: a Parquet file, or a folder of them, that is there complete or not at all."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bentos.serving.batch.parquet_join import ParquetJoin
-from bentos.serving.batch.source import BatchError
+from bentos.serving.batch.source import READ_AHEAD, BatchError
 
 WIDTHS = {"INT32": 4, "INT64": 8, "FLOAT": 4, "DOUBLE": 8, "INT96": 12, "BOOLEAN": 1}  # bytes a value, by physical type
+PART_BYTES = 256 << 20  # in memory, after which one process begins the next part of a folder
 
 
 class Sink:
-    """A Parquet file written aside and renamed into place by ``commit``; left without commit, nothing remains of it.
+    """Parquet written aside and renamed into place by ``commit``; left without commit, nothing remains of it.
 
-    ``like`` is the metadata of the file that the rows come from: it says which columns of numbers repeat themselves.
+    A path that ends in .parquet is a file, and replaced; one without a suffix or with a slash at its end is a folder of
+    ``part-00000.parquet`` and so on, in the order of the rows: it must be empty or not be there. ``like`` is the metadata
+    of the file that the rows come from: it says which columns of numbers repeat themselves. Raises BatchError for another
+    path.
     """
 
-    def __init__(self, path: Path, like: pq.FileMetaData | None = None) -> None:
-        self._path = path
-        self._aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    def __init__(self, path: Path | str, like: pq.FileMetaData | None = None) -> None:
+        self.path = Path(path)
+        self.folder = is_folder(path)
+        if not self.folder and self.path.suffix.lower() != ".parquet":
+            raise BatchError(
+                f"{path}: answers and rejects are written as Parquet; name the file .parquet, or end a folder with a slash"
+            )
+        self._aside = self.path.parent / f".{self.path.name}.{os.getpid()}.tmp"
         self._like = like
         self._schema: pa.Schema | None = None
         self._writer: pq.ParquetWriter | None = None
-        self._join: ParquetJoin | None = None
+        self._parts = self._bytes = 0  # parts of a folder, and what was written of the last
 
     def __enter__(self) -> Sink:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self.folder and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise BatchError(f"{self.path} is there already: delete it, or name a folder that is new or empty")
+        if not self.folder and self.path.is_dir():
+            raise BatchError(f"{self.path} is a folder: expected a file, or a path with a slash at its end")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.folder:
+            shutil.rmtree(self._aside, ignore_errors=True)  # of a killed process that had this one's number
+            self._aside.mkdir()
         return self
 
     @property
@@ -39,56 +55,79 @@ class Sink:
 
     def write(self, table: pa.Table) -> None:
         """Append rows; the first table sets the schema. Raises BatchError if a later one cannot be cast to it."""
-        if self._writer is None:
+        if self.folder and self._bytes >= PART_BYTES:
+            self._close()
+        if self._schema is None:
             self._schema = table.schema
-            self._writer = self._open(self._aside, table.schema)
+        if self._writer is None:
+            repeats = repeating(self._schema, self._like)
+            self._writer = pq.ParquetWriter(self._next(), self._schema, use_dictionary=repeats)
         if table.num_rows:
-            self._put(self._writer, table)
+            try:
+                self._writer.write_table(table.cast(self._schema), row_group_size=table.num_rows)
+            except (pa.ArrowInvalid, ValueError) as error:
+                raise BatchError(f"{self.path}: a later chunk has other types than the first: {error}") from error
+        self._bytes += table.nbytes
 
     def append(self, part: Path) -> None:
-        """Append the file of another sink as it lies: no row of it is read unless its types are not the first part's.
-
-        Raises BatchError if they cannot be cast to them. ``write`` is not for the same sink.
+        """Take over the file of another sink. A folder has it as it lies, unless its types are not those of the first part:
+        it is then cast to them, a row group at a time, or BatchError raised. ``part`` is gone afterwards.
         """
-        if self._join is None:
-            self._join = ParquetJoin(self._aside)
-            self._schema = pq.read_schema(part)
-        if self._join.append(part):
+        schema = pq.read_schema(part)
+        if self.folder and (self._schema is None or self._schema.equals(schema, check_metadata=True)):
+            self._schema = schema
+            shutil.move(part, self._next())  # which may be another file system
             return
-        cast = part.with_suffix(".cast")
-        with pq.ParquetFile(part) as file, self._open(cast, self._schema) as writer:
+        with pq.ParquetFile(part, buffer_size=READ_AHEAD, pre_buffer=False) as file:
             for group in range(file.num_row_groups):
-                self._put(writer, file.read_row_group(group))
-        if not self._join.append(cast):
-            raise BatchError(f"{self._path}: a part of it was written with another schema than the first")
+                self.write(file.read_row_group(group, use_threads=False))
+        if self.folder:
+            self._close()
+        part.unlink()
 
     def finish(self, empty: pa.Table) -> None:
-        """Close the file; ``empty`` is its schema if nothing was written."""
+        """Close what was written; ``empty`` is its schema if that is nothing."""
         if not self.began:
             self.write(empty.slice(0, 0))
         self._close()
 
     def commit(self) -> None:
-        """Put the finished file in its place."""
-        self._aside.replace(self._path)
+        """Put what is finished in its place. Raises BatchError where another folder has come there meanwhile."""
+        try:
+            self._aside.rename(self.path)
+        except OSError as error:
+            raise BatchError(f"{self.path} cannot be put in its place: {error}") from error
 
     def __exit__(self, *_: object) -> None:
         self._close()
-        self._aside.unlink(missing_ok=True)
+        if self.folder:
+            shutil.rmtree(self._aside, ignore_errors=True)
+        else:
+            self._aside.unlink(missing_ok=True)
 
-    def _open(self, path: Path, schema: pa.Schema) -> pq.ParquetWriter:
-        return pq.ParquetWriter(path, schema, use_dictionary=repeating(schema, self._like))
-
-    def _put(self, writer: pq.ParquetWriter, table: pa.Table) -> None:
-        try:
-            writer.write_table(table.cast(writer.schema), row_group_size=table.num_rows)
-        except (pa.ArrowInvalid, ValueError) as error:
-            raise BatchError(f"{self._path}: a later chunk has other types than the first: {error}") from error
+    def _next(self) -> Path:
+        """The file to be written next."""
+        if not self.folder:
+            return self._aside
+        self._parts += 1
+        return self._aside / f"part-{self._parts - 1:05}.parquet"
 
     def _close(self) -> None:
-        for file in (self._writer, self._join):
-            if file is not None:
-                file.close()
+        if self._writer is not None:
+            self._writer.close()
+        self._writer, self._bytes = None, 0
+
+
+def is_folder(path: Path | str) -> bool:
+    """Whether a batch writes a folder of parts at ``path``: it has no suffix, or a slash at its end."""
+    return str(path).endswith("/") or not Path(path).suffix
+
+
+def rejects_of(output: str) -> str:
+    """Where the rejects of ``output`` go if nobody says: beside it, a file or a folder as it is."""
+    if is_folder(output):
+        return f"{output.rstrip('/')}.rejects/"
+    return str(Path(output).with_suffix(".rejects.parquet"))
 
 
 def repeating(schema: pa.Schema, like: pq.FileMetaData | None) -> list[str]:

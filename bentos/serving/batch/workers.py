@@ -1,4 +1,4 @@
-"""Batch over processes: each has the model and scores spans of the file into parts, which are joined in order."""
+"""Batch over processes: each has the model and scores spans of the file into parts, which are appended in order."""
 
 from __future__ import annotations
 
@@ -71,15 +71,14 @@ def spans(rows: int, chunk: int, processes: int) -> list[tuple[int, int]]:
 
 
 def score_spans(
-    work: Work, parts: Sequence[tuple[int, int]], processes: int, folder: Path, kept: Sink, aside: Sink
+    work: Work, parts: Sequence[tuple[int, int]], processes: int, kept: Sink, aside: Sink
 ) -> tuple[int, int]:
-    """Score ``parts`` in ``processes`` and join what they write, in order; how many rows, and how many were set aside.
-
-    ``folder`` is where the parts lie meanwhile. Raises what a process raised, BatchError for one that died.
+    """Score ``parts`` in ``processes`` and append what they write to both sinks, in order, while they go on; how many rows,
+    and how many were set aside. Raises what a process raised, BatchError for one that died.
     """
     rows = rejected = 0
     with ExitStack() as stack:
-        where = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".shipway-parts-", dir=folder)))
+        where = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".shipway-parts-", dir=kept.path.parent)))
         pool = stack.enter_context(ThreadPoolExecutor(processes))
         idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         for _ in range(min(processes, len(parts))):
@@ -107,7 +106,6 @@ def score_spans(
             for there, path, sink in ((scored.kept, span.output, kept), (scored.aside, span.rejects, aside)):
                 if there:
                     sink.append(Path(path))
-                    Path(path).unlink()
     return rows, rejected
 
 

@@ -16,7 +16,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -43,24 +44,36 @@ class ModelStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         self._held: dict[Path, int] = {}  # tree → descriptor of the lock
+        weakref.finalize(self, _close, self._held)
 
-    def pull(self, registry: str, model: str, version: str, digest: str | None = None) -> Path:
+    def pull(
+        self,
+        registry: str,
+        model: str,
+        version: str,
+        digest: str | None = None,
+        *,
+        source: str | None = None,
+        fetch: Callable[[str, Path], None] | None = None,
+    ) -> Path:
         """The tree of a version; fetched from the MLflow server *registry* unless a sound one is here.
 
-        *digest* ``sha256:…``: what the tree must be; a sound one is then taken without asking the registry. Raises
-        TamperedModelError where the registry gives something else, DownloadError, RegistryAway, StateFolderError.
+        *digest* ``sha256:…``: what the tree must be; a sound one is then taken without asking the registry. *source*: what
+        the registry says that the version was made from, for who knows it. *fetch* brings a source's tree into a folder
+        that is not there yet, where the server's own REST may not serve it. Raises TamperedModelError where the registry
+        gives something else, DownloadError, RegistryAway, StateFolderError, and what *fetch* does.
         """
         rest = Rest(registry)
         with writable(self.folder, "the model"):
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if digest is not None and self._sound(digest):
                 return self._tree(digest)
-            source = rest.source_of(model, version)
+            source = source or rest.source_of(model, version)
             note = self._note(model, version)
             known = digest or _digest_of(note, source)
             if known is None or not self._sound(known):
-                known = self._fetch(rest, source, f"{model}/{version}", digest)
-            write_atomically(note, json.dumps({"source": source, "digest": known}))
+                known = self._fetch(fetch or rest.fetch, source, f"{model}/{version}", digest)
+            if _digest_of(note, source) != known:
+                write_atomically(note, json.dumps({"source": source, "digest": known}))
             return self._tree(known)
 
     def forget_others(self, model: str, *versions: str) -> None:
@@ -95,10 +108,10 @@ class ModelStore:
         shutil.rmtree(aside, ignore_errors=True)
         return False
 
-    def _fetch(self, rest: Rest, source: str, name: str, digest: str | None) -> str:
-        """Downloads a tree and gives it its name; the digest."""
-        with self._partial() as partial:
-            rest.fetch(source, partial / "tree")
+    def _fetch(self, fetch: Callable[[str, Path], None], source: str, name: str, digest: str | None) -> str:
+        """Downloads a tree and gives it its name; the digest. One that lies there damaged gives way to it."""
+        with self.partial() as partial:
+            fetch(source, partial / "tree")
             try:
                 found = tree_digest(partial / "tree")
             except ValueError as error:
@@ -109,6 +122,8 @@ class ModelStore:
                     " was released. They were changed since: nothing of them is kept. Register them as a new version."
                 )
             tree = self._tree(found)
+            if self._sound(found):
+                return found
             try:
                 (partial / "tree").rename(tree)
             except OSError:
@@ -119,8 +134,9 @@ class ModelStore:
         return found
 
     @contextmanager
-    def _partial(self) -> Iterator[Path]:
+    def partial(self) -> Iterator[Path]:
         """A folder for a download, deleted at the end; those of dead downloads are deleted first."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for left in self.folder.glob(".partial-*"):
             with suppress(FileNotFoundError):
                 if time.time() - left.stat().st_mtime > SETTLE_SECONDS:
@@ -175,6 +191,11 @@ def _read(note: Path) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _close(held: dict[Path, int]) -> None:
+    while held:
+        os.close(held.popitem()[1])
 
 
 def _delete(folder: Path) -> None:

@@ -66,6 +66,11 @@ def test_predict_and_batch_answer_alike_and_leave_the_bento_untouched(bento, tmp
     counts = run_batch(PYTHON, bento / "src", bento, source, output, rejects, chunk=20, processes=2)
     assert (counts.rows, counts.predicted, counts.rejected) == (50, 50, 0)
     assert pd.read_parquet(output)["prediction"].tolist() == (frame["a"] * 2).tolist()
+    run_batch(PYTHON, bento / "src", bento, source, f"{tmp_path}/parts.d/", f"{tmp_path}/parts.bad/", chunk=20)
+    assert (
+        pd.read_parquet(tmp_path / "parts.d" / "part-00000.parquet")["prediction"].tolist() == (frame["a"] * 2).tolist()
+    )
+    assert len(pd.read_parquet(tmp_path / "parts.bad")) == 0
     assert files(bento) == before
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -10,7 +12,9 @@ import pytest
 
 from bentos.serving.fetch.artifact_tree import tree_digest
 from bentos.serving.inputs.signature import SignatureError
+from bentos.versions.model_version import ModelVersion
 from bentos.versions.registry import PermanentRegistryError, Registry, TransientRegistryError
+from tests.infra.stores.servers import s3_server
 
 pytestmark = [
     # mlflow's own imports, met when the first artifact is downloaded
@@ -34,7 +38,7 @@ def test_a_version_is_resolved_with_its_digest_and_facts(registry: Registry, reg
     folder = registry.fetch(mv)
     assert (folder / "MLmodel").is_file()
     assert tree_digest(folder) == mv.digest
-    assert folder.name == mv.digest.removeprefix("sha256:")[:16]
+    assert folder.name == mv.digest.removeprefix("sha256:")
 
 
 def test_versions_have_digests_of_their_own_and_resolve_repeats(registry: Registry) -> None:
@@ -56,7 +60,58 @@ def test_a_damaged_cache_is_downloaded_again(registry: Registry) -> None:
     assert not (folder / "extra").exists()
     shutil.rmtree(folder)
     assert tree_digest(registry.fetch(mv)) == mv.digest
-    assert not list(registry.cache.glob(".download-*"))
+    assert not list(registry.cache.glob(".*"))
+
+
+def test_a_damaged_tree_that_another_version_left_is_replaced(registry: Registry) -> None:
+    mv = registry.resolve("with-example", version="1")
+    (registry.fetch(mv) / "model.pkl").write_bytes(b"not what was logged")
+    (registry.cache / "with-example-1.json").unlink()
+    assert registry.resolve("with-example", version="1") == mv
+    assert tree_digest(registry.fetch(mv)) == mv.digest
+
+
+def test_several_may_fetch_the_same_tree_at_once(registry: Registry) -> None:
+    def one(_: int) -> ModelVersion:
+        return Registry(registry.tracking_uri, registry.cache).resolve("with-example", version="1")
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(one, range(4)))
+    assert len({mv.digest for mv in found}) == 1
+    assert {path.name for path in registry.cache.iterdir()} == {found[0].digest[7:], "with-example-1.json"}
+
+
+def test_files_that_are_no_longer_those_that_were_resolved_are_refused(registry: Registry) -> None:
+    mv = registry.resolve("with-example", version="1")
+    other = dataclasses.replace(mv, digest="sha256:" + "ab" * 32)
+    with pytest.raises(
+        PermanentRegistryError, match=rf"with-example/1: .*{mv.digest}, expected sha256:abab.*new version"
+    ):
+        registry.fetch(other)
+    assert not list(registry.cache.glob("abab*"))
+
+
+def test_a_store_that_the_server_does_not_serve_is_read_by_mlflows_client(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mv, api = registry.resolve("with-example", version="1"), f"{registry.tracking_uri}/api/2.0/mlflow"
+    folder = registry.fetch(mv)
+    with s3_server(tmp_path) as s3:
+        monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", s3.endpoint)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.access_key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.secret_key)
+        s3.client().create_bucket(Bucket="models")
+        for path in (path for path in folder.rglob("*") if path.is_file()):
+            s3.client().upload_file(str(path), "models", f"mine/{path.relative_to(folder)}")
+        shutil.rmtree(folder)
+        httpx.post(f"{api}/registered-models/create", json={"name": "elsewhere"}).raise_for_status()
+        for place in ("mine", "nothing"):
+            values = {"name": "elsewhere", "source": f"s3://models/{place}"}
+            httpx.post(f"{api}/model-versions/create", json=values).raise_for_status()
+        assert registry.resolve("elsewhere", version="1").digest == mv.digest
+        with pytest.raises(PermanentRegistryError, match=r"elsewhere/2: .*s3://models/nothing.*again"):
+            registry.resolve("elsewhere", version="2")
+    assert not list(registry.cache.glob(".*"))
 
 
 def test_aliases_are_set_read_and_removed(registry: Registry) -> None:
@@ -131,4 +186,4 @@ def test_artifacts_that_are_gone_or_damaged_are_permanent(
     for version in ("1", "2"):
         with pytest.raises(PermanentRegistryError, match=rf"damaged/{version}.*(again)"):
             registry.resolve("damaged", version=version)
-    assert not list(registry.cache.glob(".download-*"))
+    assert not list(registry.cache.glob(".*"))

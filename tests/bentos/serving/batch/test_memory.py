@@ -19,15 +19,26 @@ from pathlib import Path
 from bentos.serving.batch.score import score_file
 
 folder, source = Path(sys.argv[1]), Path(sys.argv[2])
-counts = score_file(folder, source, source.with_suffix(".out"), source.with_suffix(".rejects"), chunk=5_000)
+output, processes = f"{source.with_suffix('')}{sys.argv[3]}", int(sys.argv[4])
+counts = score_file(folder, source, output, source.with_suffix(".rejects.parquet"), chunk=5_000, processes=processes)
 peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
 print(counts.predicted, peak.split()[1])
 """
 
 
-@pytest.mark.parametrize(("kind", "few"), [("parquet", 50_000), ("groups", 50_000), ("csv", 150_000)])
-def test_ten_times_the_rows_take_no_more_memory(tmp_path, kind, few):
-    """Of 72 MB of doubles more, or 129 MB of text, none stays (Arrow reads CSV ahead, up to some 40 MB)."""
+@pytest.mark.parametrize(
+    ("kind", "few", "output", "processes"),
+    [
+        ("parquet", 50_000, ".out.parquet", 1),
+        ("groups", 50_000, ".out.parquet", 1),
+        ("groups", 50_000, ".out.parquet", 2),
+        ("groups", 50_000, "/", 1),
+        ("csv", 150_000, ".out.parquet", 1),
+    ],
+)
+def test_ten_times_the_rows_take_no_more_memory(tmp_path, kind, few, output, processes):
+    """Of 72 MB of doubles more, or 129 MB of text, none stays (Arrow reads CSV ahead, up to some 40 MB); nor in the process
+    that puts other processes' parts into one file."""
     from sklearn.linear_model import LogisticRegression
 
     names = [f"f{i}" for i in range(20)]
@@ -42,7 +53,7 @@ def test_ten_times_the_rows_take_no_more_memory(tmp_path, kind, few):
             frame = pd.DataFrame(np.random.default_rng(1).random((rows, 20)), columns=names)
             frame.to_parquet(source, row_group_size=20_000 if kind == "groups" else rows, use_dictionary=False)
         env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        done = subprocess.run([sys.executable, "-c", CODE, folder, source], env=env, capture_output=True, text=True, check=True)  # fmt: skip
+        done = subprocess.run([sys.executable, "-c", CODE, folder, source, output, str(processes)], env=env, capture_output=True, text=True, check=True)  # fmt: skip
         predicted, peak = map(int, done.stdout.split())
         assert predicted == rows
         peaks.append(peak / 1024)

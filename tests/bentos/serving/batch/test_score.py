@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bentos.serving.batch.score import score_file
+from bentos.serving.batch.sink import Sink, rejects_of
 from bentos.serving.batch.source import BatchError
 from bentos.serving.model.runner import ModelRunner
 from tests.bentos.saved import IGNORED, logistic, numbers, save
@@ -75,6 +76,71 @@ def test_csv_rows_that_do_not_fit_are_set_aside_with_reason_and_number(folder, t
         assert rejects.set_index("_row").loc[3, "a"] == "abc"
         for path in ("out.parquet", "rejects.parquet"):
             (tmp_path / path).unlink()
+
+
+def test_a_folder_is_new_or_empty_and_a_file_is_replaced(folder, tmp_path):
+    numbers(30, seed=4).to_parquet(tmp_path / "in.parquet")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("not a batch's")
+    (tmp_path / "old.parquet").write_text("replaced")
+
+    def score(output, rejects="r.parquet"):
+        return score_file(folder, tmp_path / "in.parquet", f"{tmp_path}/{output}", f"{tmp_path}/{rejects}")
+
+    for output in ("empty", "old.parquet", "new.parquet/"):
+        assert score(output).predicted == 30
+        assert len(pd.read_parquet(tmp_path / output)) == 30
+    for output, words in (
+        ("mine", "mine is there already: delete it"),
+        ("empty/", "empty is there already"),
+        ("old.parquet/", "old.parquet is there already"),
+        ("new.parquet", "is a folder: expected a file"),
+        ("out.csv", "written as Parquet; name the file .parquet"),
+        ("june.2026", "or end a folder with a slash"),
+        ("r.parquet", "lie in each other"),
+    ):
+        with pytest.raises(BatchError, match=words):
+            score(output)
+    with pytest.raises(BatchError, match="lie in each other"):
+        score("new", "new/rejects.parquet")
+    left = ["empty", "in.parquet", "mine", "new.parquet", "old.parquet", "r.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "not a batch's"
+
+
+@pytest.mark.parametrize(
+    ("output", "rejects"),
+    [
+        ("/data/june.scored.parquet", "/data/june.scored.rejects.parquet"),
+        ("/data/june", "/data/june.rejects/"),
+        ("june.scored/", "june.scored.rejects/"),
+    ],
+)
+def test_rejects_lie_beside_the_output(output, rejects):
+    assert rejects_of(output) == rejects
+
+
+def test_a_folder_that_came_meanwhile_stays(tmp_path):
+    with Sink(tmp_path / "june") as sink:
+        sink.write(pa.table({"n": [1]}))
+        sink.finish(pa.table({"n": []}))
+        (tmp_path / "june").mkdir()
+        (tmp_path / "june" / "another.parquet").touch()
+        with pytest.raises(BatchError, match="june cannot be put in its place"):
+            sink.commit()
+    assert [path.name for path in tmp_path.rglob("*")] == ["june", "another.parquet"]
+
+
+def test_one_process_begins_another_part_after_256_mb(tmp_path):
+    with Sink(tmp_path / "june") as sink:
+        for start in range(0, 40 * 10**6, 4 * 10**6):
+            sink.write(pa.table({"n": np.arange(start, start + 4 * 10**6) // 1000}))
+        sink.finish(pa.table({"n": []}))
+        sink.commit()
+    sizes = [pq.read_metadata(path).num_rows for path in sorted((tmp_path / "june").iterdir())]
+    assert sizes == [36 * 10**6, 4 * 10**6]
+    assert pq.read_table(tmp_path / "june")["n"].to_numpy()[::1000].tolist() == list(range(40_000))
 
 
 def test_rows_on_which_the_model_raises_are_found_by_halving(tmp_path):

@@ -61,6 +61,26 @@ def test_three_processes_write_what_one_does(tmp_path, group):
     assert aside["_row"].to_pylist() == [3, 777, 1999]
 
 
+def test_a_folder_has_the_rows_of_the_file_in_parts(tmp_path):
+    folder = logistic(tmp_path / "m")
+    frame = numbers(2000, seed=5).assign(id=[f"r{i}" for i in range(2000)])
+    frame.loc[[3, *range(400, 1000)], "a"] = np.nan  # whole parts are set aside
+    frame.to_parquet(tmp_path / "in.parquet", row_group_size=100)
+    _, output, rejects = scored(folder, tmp_path / "in.parquet", "one", chunk=100)
+    for processes, parts in ((1, 1), (3, 7)):
+        where = tmp_path / f"by {processes}"
+        counts = score_file(
+            folder, tmp_path / "in.parquet", where / "june", f"{where}/june.rejects/", chunk=100, processes=processes
+        )
+        assert (counts.predicted, counts.rejected) == (1399, 601)
+        assert sorted(path.name for path in where.iterdir()) == ["june", "june.rejects"]
+        names = sorted(path.name for path in (where / "june").iterdir())
+        assert names == [f"part-{i:05}.parquet" for i in range(parts)]
+        assert pq.read_table(where / "june").equals(output)
+        pd.testing.assert_frame_equal(pd.read_parquet(where / "june"), output.to_pandas())
+        assert pq.read_table(where / "june.rejects").equals(rejects)
+
+
 def test_nothing_set_aside_or_nothing_kept_still_gives_both_files(fussy, tmp_path):
     numbers(40).to_parquet(tmp_path / "in.parquet")
     counts, output, rejects = scored(fussy, tmp_path / "in.parquet", "good", chunk=10, processes=2)
@@ -83,6 +103,8 @@ def test_a_killed_process_is_an_error_and_leaves_nothing(fussy, tmp_path):
         score_file(
             fussy, tmp_path / "in.parquet", tmp_path / "o.parquet", tmp_path / "r.parquet", chunk=10, processes=2
         )
+    with pytest.raises(BatchError, match=r"was killed by signal 9"):
+        score_file(fussy, tmp_path / "in.parquet", tmp_path / "o", tmp_path / "r", chunk=10, processes=2)
     assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
 
@@ -107,6 +129,9 @@ def test_a_part_of_other_types_is_cast_to_the_first_or_refused(fussy, tmp_path):
     assert found.equals(output)
     assert found["prediction"].to_pylist() == ["1.5"] * 10 + ["0.5"] * 30
     assert one.predicted == two.predicted == 40
+    score_file(fussy, tmp_path / "in.parquet", tmp_path / "parts", tmp_path / "r.parquet", chunk=10, processes=2)
+    assert len(list((tmp_path / "parts").iterdir())) == 4
+    assert pq.read_table(tmp_path / "parts").equals(output)
 
 
 @pytest.mark.parametrize(
