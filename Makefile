@@ -26,7 +26,7 @@ demo: $(VENV)/.run  ## Four real model versions, each to its verdict, on this ma
 	@$(BIN)/shipway demo $(if $(KEEP),--keep) $(if $(TARGET),--target $(TARGET))
 
 test: $(VENV)/.dev  ## Every test but the long ones, on real parts
-	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-long: $(VENV)/.dev  ## The tests of minutes each, group after group, or one of them: GROUP=kill (tests/groups.toml)
 	@trap 'exit 130' INT; failed=; for group in $(or $(GROUP),$$($(BIN)/python .ci/groups.py)); do echo "→ $$group"; \

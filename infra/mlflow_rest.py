@@ -86,8 +86,10 @@ class MlflowRest:
             if not token:
                 return
 
-    def closed_releases(self, model: str, version: str) -> int:
-        """How many releases of *version* the ledger holds that have ended (runs of ``releases/<model>`` not RUNNING)."""
+    def closed_releases(self, model: str, version: str, before: float | None = None) -> int:
+        """How many releases of *version* the ledger holds that have ended (runs of ``releases/<model>`` not RUNNING); with
+        *before* (unix seconds) only those that had begun by then."""
+        begun = "" if before is None else f" and attributes.start_time < {round(before * 1000)}"
         try:
             experiment = self.call("GET", "/experiments/get-by-name", experiment_name=f"releases/{model}")
         except PermanentMlflowError as error:
@@ -100,7 +102,7 @@ class MlflowRest:
                 "POST",
                 "/runs/search",
                 experiment_ids=[experiment["experiment"]["experiment_id"]],
-                filter=f"tags.`shipway.candidate` = '{version}' and attributes.status != 'RUNNING'",
+                filter=f"tags.`shipway.candidate` = '{version}' and attributes.status != 'RUNNING'{begun}",
                 max_results=1000,
                 page_token=token,
             )

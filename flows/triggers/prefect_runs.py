@@ -20,8 +20,8 @@ TIMEOUT_SECONDS = 5.0
 class PrefectRuns:
     """Starts ``promote-model/local`` once per attempt, over the REST API of Prefect at *prefect_api*.
 
-    The attempt is how many releases of the version the ledger in MLflow at *mlflow* holds that have ended. A webhook sent
-    twice, and a reconcile that finds the same challenger, therefore mean the same run; a challenger that is set again
+    The attempt is how many releases of the version the ledger in MLflow at *mlflow* holds that have ended, of those that had
+    begun when somebody asked. A webhook sent twice or late, and a reconcile that finds the same challenger, therefore mean the same run; a challenger that is set again
     after its release ended means a new one. REST instead of Prefect's client: no import of prefect (1.5 s, 60 MB) in the
     receiver, no retries behind its back, and the status that tells a new run (201) from an old one (200). Credentials are
     the client's own: PREFECT_API_KEY or PREFECT_API_AUTH_STRING in *environ*.
@@ -40,16 +40,17 @@ class PrefectRuns:
         self._deployment = deployment
         self._environ = environ
 
-    async def start(self, model: str, version: str) -> StartedRun:
+    async def start(self, model: str, version: str, asked_at: float) -> StartedRun:
         """``start_now`` without blocking the event loop."""
-        return await anyio.to_thread.run_sync(self.start_now, model, version)
+        return await anyio.to_thread.run_sync(self.start_now, model, version, asked_at)
 
-    def start_now(self, model: str, version: str) -> StartedRun:
-        """The run that promotes *version* of *model*, started unless its key already did.
+    def start_now(self, model: str, version: str, asked_at: float | None = None) -> StartedRun:
+        """The run that promotes *version* of *model*, started unless its key already did; *asked_at* as in ``FlowRuns``,
+        None: now.
 
         Raises RunsUnavailable while Prefect, its deployment or MLflow is away, RunRefusedError where either says no.
         """
-        key = self.key(model, version)
+        key = self.key(model, version, asked_at)
         with self._client() as client:
             deployment = self._deployment_id(client)
             answer = self._send(
@@ -60,11 +61,11 @@ class PrefectRuns:
             )
         return StartedRun(str(answer.json()["id"]), created=answer.status_code == 201)
 
-    def key(self, model: str, version: str) -> str:
+    def key(self, model: str, version: str, asked_at: float | None = None) -> str:
         """The idempotency key of the next release: ``promote:<model>:<version>:<attempt>``. Raises as ``start_now``."""
         try:
             with MlflowRest(self._mlflow, timeout=TIMEOUT_SECONDS, environ=self._environ) as rest:
-                attempt = rest.closed_releases(model, version)
+                attempt = rest.closed_releases(model, version, asked_at)
         except TransientMlflowError as error:
             raise RunsUnavailable(f"release of {model}/{version}: {error}") from error
         except PermanentMlflowError as error:

@@ -27,8 +27,9 @@ class StartedRun:
 class FlowRuns(Protocol):
     """Starts one release of a model version per attempt."""
 
-    async def start(self, model: str, version: str) -> StartedRun:
-        """The run that promotes *version* of *model*, started unless its key already did.
+    async def start(self, model: str, version: str, asked_at: float) -> StartedRun:
+        """The run that promotes *version* of *model*, started unless its key already did. Somebody asked for it at
+        *asked_at* (unix seconds): a release that began later has answered that, even where it has ended since.
 
         Raises RunsUnavailable or RunRefusedError.
         """

@@ -144,11 +144,11 @@ class _Webhooks:
             return self._refuse("malformed", 400, error)
         if isinstance(asked, str):
             return self._done(delivery, {"outcome": "ignored", "reason": asked})
-        return await self._start(delivery, *asked)
+        return await self._start(delivery, *asked, float(request.headers["x-mlflow-timestamp"]))
 
-    async def _start(self, delivery: str, model: str, version: str) -> Response:
+    async def _start(self, delivery: str, model: str, version: str, asked_at: float) -> Response:
         try:
-            run = await self._runs.start(model, version)
+            run = await self._runs.start(model, version, asked_at)
         except RunsUnavailable as error:  # MLflow sends it again
             return self._refuse("unavailable", 503, error)
         except RunRefusedError as error:

@@ -90,6 +90,7 @@ def test_a_folder_that_cannot_be_used_ends_up(shipway):
     assert "SHIPWAY_HOME" in told.stderr
 
 
+@pytest.mark.long("databases")
 def test_a_part_that_does_not_come_up_ends_up_with_the_end_of_its_log(shipway, tmp_path):
     home = tmp_path / "home"
     (home / "mlflow" / "mlflow.db").mkdir(parents=True)  # no database can be opened there

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 import uuid
 
 import pytest
@@ -20,11 +21,15 @@ def nobody() -> str:
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
 
 
-def record(mlflow: str, experiment: str, version: str, status: str | None) -> None:
-    """One run of the ledger; *status* None leaves it running."""
+def record(mlflow: str, experiment: str, version: str, status: str | None, begun: float | None = None) -> None:
+    """One run of the ledger, *begun* at that unix time; *status* None leaves it running."""
     with MlflowRest(mlflow) as rest:
         run = rest.call(
-            "POST", "/runs/create", experiment_id=experiment, tags=[{"key": "shipway.candidate", "value": version}]
+            "POST",
+            "/runs/create",
+            experiment_id=experiment,
+            start_time=round((begun or time.time()) * 1000),
+            tags=[{"key": "shipway.candidate", "value": version}],
         )
         if status is not None:
             rest.call("POST", "/runs/update", run_id=run["run"]["info"]["run_id"], status=status)
@@ -45,10 +50,21 @@ def test_the_key_counts_the_ended_releases_of_the_version(mlflow_server, nobody)
     assert runs.key(model, "1") == f"promote:{model}:1:1"
 
 
+def test_a_late_webhook_means_the_release_that_answered_it_meanwhile(mlflow_server, nobody):
+    model = f"m-{uuid.uuid4().hex[:8]}"
+    runs = PrefectRuns(nobody, mlflow_server)
+    asked_at = time.time()
+    with MlflowRest(mlflow_server) as rest:
+        experiment = rest.call("POST", "/experiments/create", name=f"releases/{model}")["experiment_id"]
+    record(mlflow_server, experiment, "2", "FINISHED", begun=asked_at + 5)  # reconcile's, say
+    assert runs.key(model, "2", asked_at) == f"promote:{model}:2:0"
+    assert runs.key(model, "2", asked_at + 60) == runs.key(model, "2") == f"promote:{model}:2:1"
+
+
 def test_prefect_away_is_told_as_such(mlflow_server, nobody):
     runs = PrefectRuns(f"{nobody}/api", mlflow_server)
     with pytest.raises(RunsUnavailable, match=r"Prefect at .* no answer.*shipway status"):
-        asyncio.run(runs.start("m", "1"))
+        asyncio.run(runs.start("m", "1", time.time()))
 
 
 def test_mlflow_away_is_told_as_such(nobody):

@@ -26,7 +26,8 @@ class MemoryRuns:
         self.calls = 0
         self.trouble: Exception | None = None
 
-    async def start(self, model: str, version: str) -> StartedRun:
+    async def start(self, model: str, version: str, asked_at: float) -> StartedRun:
+        assert abs(asked_at - NOW) <= 300
         self.calls += 1
         if self.trouble is not None:
             raise self.trouble

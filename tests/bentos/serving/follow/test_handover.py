@@ -23,7 +23,11 @@ from tests.bentos.saved import IGNORED
 from tests.bentos.started import BODY, Started, Versions, answers, ended, start
 from tests.bentos.steady import Steady
 
-pytestmark = [*(pytest.mark.filterwarnings(line) for line in IGNORED), pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.long("following"),
+    pytest.mark.timeout(600),
+    *(pytest.mark.filterwarnings(line) for line in IGNORED),
+]
 HERE = Path(sys.executable)
 
 
