@@ -178,9 +178,11 @@ class Sealing:
         artifacts.mkdir(parents=True, exist_ok=True)
         (artifacts / "MLmodel").write_text(f"version: {version}\n")
         code = self.folder / "code" / "bentos"
-        code.mkdir(parents=True, exist_ok=True)
-        (code / "__init__.py").touch()
-        (code / "service.py").write_text(SERVICE)
+        serving = code / "serving"
+        serving.mkdir(parents=True, exist_ok=True)
+        for package in (code, serving):
+            (package / "__init__.py").touch()
+        (serving / "service.py").write_text(SERVICE)
         tags = {"mlflow.source.git.commit": "c0ffee"}
         found = ModelVersion(self.model, version, "run-1", "models:/m", "sklearn", tree_digest(artifacts), (), minor)
         sealed = Lock(text, lock_digest(minor, text, "hashed"), minor)

@@ -93,7 +93,7 @@ def test_nothing_of_the_build_is_in_the_image(builder, seal, engine, tmp_path, s
     site = f"opt/shipway/env/lib/python{MINOR}/site-packages"
     assert f"{site}/tiny/__init__.py" in own
     assert any(name.startswith(f"{site}/tiny/__pycache__/__init__.cpython") for name in own)
-    assert any(name.startswith("opt/shipway/bento/src/bentos/__pycache__/service") for name in own)
+    assert any(name.startswith("opt/shipway/bento/src/bentos/serving/__pycache__/service") for name in own)
     assert not [name for name in own if "/pip/" in name or name.endswith(("/uv", "/pip", "start.txt"))]
     assert not [name for name in entries if name.startswith(("shipway", "root/.cache", "var/cache/shipway"))]
     assert not [name for name in entries if name.endswith(("bin/gcc", "bin/cc", "bin/ld"))]
