@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bentos.policy.signature import SignaturePolicy
+from bentos.policy.gates import SignaturePolicy
 from bentos.serving.errors import PermanentError
 
 KEYLESS = (

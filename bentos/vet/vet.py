@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bentos.policy.vet import VetPolicy
+from bentos.policy.gates import VetPolicy
 from bentos.serving.fetch.artifact_tree import tree_digest
 from bentos.vet.files import scan_files
 from bentos.vet.finding import Finding

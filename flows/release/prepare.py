@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bentos.policy.image import ImagePolicy
+from bentos.policy.build import ImagePolicy
 from bentos.policy.serving import ServingPolicy
 from bentos.sealing.lock import lock_for
 from bentos.serving.errors import PermanentError
@@ -16,8 +16,8 @@ from flows.release.world import deployed
 from infra.targets.interface import Deployment, DeploymentSpec, State
 
 if TYPE_CHECKING:
+    from bentos.policy.gates import SignaturePolicy
     from bentos.policy.release import ReleasePolicy
-    from bentos.policy.signature import SignaturePolicy
     from bentos.sealing.bento import SealedBento
     from bentos.serving.environments.environment import Environment
     from bentos.serving.model.profile import Profile

@@ -22,8 +22,7 @@ from typing import Any
 import httpx
 import pytest
 
-from bentos.policy.build import BuildPolicy
-from bentos.policy.image import ImagePolicy
+from bentos.policy.build import BuildPolicy, ImagePolicy
 from bentos.sealing.bento import SealedBento, build
 from bentos.sealing.lock import lock_for
 from bentos.serving.environments.environment import Environments

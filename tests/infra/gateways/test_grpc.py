@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.utils import InferenceServerException
 
-from bentos.policy.limits import Limits
+from bentos.policy.serving import Limits
 from bentos.serving.log.segments import read_segment, segments
 from infra.gateways.grpc import LARGEST_MESSAGE
 from infra.targets.interface import Address
