@@ -63,8 +63,8 @@ class PrefectRuns:
     def key(self, model: str, version: str) -> str:
         """The idempotency key of the next release: ``promote:<model>:<version>:<attempt>``. Raises as ``start_now``."""
         try:
-            with MlflowRest(self._mlflow, timeout=TIMEOUT_SECONDS, environ=self._environ) as rest:
-                attempt = rest.closed_releases(model, version)
+            rest = MlflowRest(self._mlflow, timeout=TIMEOUT_SECONDS, environ=self._environ)
+            attempt = rest.closed_releases(model, version)
         except TransientMlflowError as error:
             raise RunsUnavailable(f"release of {model}/{version}: {error}") from error
         except PermanentMlflowError as error:
