@@ -28,12 +28,9 @@ class ServingPolicy(Frozen):
 
     def arguments(self) -> tuple[str, ...]:
         """The launcher's options that differ from its own defaults."""
-        given: list[str] = []
-        for name in type(self).model_fields:
-            if (value := getattr(self, name)) != type(self).model_fields[name].default:
-                option = "sample" if name == "log_sample" else name.replace("_", "-")
-                given += [f"--{option}", str(value)]
-        return tuple(given)
+        given = self.model_dump(exclude_defaults=True).items()
+        options = (("sample" if name == "log_sample" else name.replace("_", "-"), value) for name, value in given)
+        return tuple(text for name, value in options for text in (f"--{name}", str(value)))
 
 
 class Limits(Frozen):
