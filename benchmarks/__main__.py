@@ -153,7 +153,7 @@ class Bench:
             from benchmarks.protocols import SCORING
 
             body = SCORING.request(model, 1)
-            self._out["costs"][model.key] = costs(str(ready.environment.python), ready.bento.path, body, folder)
+            self._out["costs"][model.key] = costs(str(ready.python), ready.bento.path, body, folder)
 
     def _started(
         self, model: BenchModel, ready: Any, names: list[str], processes: Processes, folder: Path

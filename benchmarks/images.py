@@ -17,8 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from bentos.policy.build import BuildPolicy
-from bentos.policy.image import ImagePolicy
+from bentos.policy.build import BuildPolicy, ImagePolicy
 from bentos.sealing.lock import lock_for
 from bentos.serving.fetch.artifact_tree import tree_digest
 from bentos.versions.model_version import ModelVersion

@@ -75,7 +75,7 @@ def runtime_of(ready: Prepared) -> dict[str, Any]:
 
 def launch(name: str, ready: Prepared, processes: Processes, where: list[str], segments: Path | None) -> int:
     """Starts the model server as the process target does; its pid."""
-    command = [str(ready.environment.python), "-m", "bentos.serving.launcher", "--bento", str(ready.bento.path), *where]
+    command = [str(ready.python), "-m", "bentos.serving.launcher", "--bento", str(ready.bento.path), *where]
     command += ["--deployment", name, *(["--segments", str(segments)] if segments else [])]
     return processes.start(name, command, {"PYTHONPATH": str(ready.code)})
 

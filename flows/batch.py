@@ -79,11 +79,11 @@ def _score(
     line: Line, model: str, version: str, rules: ReleasePolicy, files: tuple[str, str, str], options: dict[str, Any]
 ) -> BatchCounts:
     """Vets and prepares the version, then scores: *files* are input, output and rejects, *options* those of run_batch."""
-    from bentos.serving.child import run_batch
+    from bentos.sealing.child import run_batch
     from flows.release import prepare
 
     prepare.vet_version(line, model, version, rules)
     prepared = prepare.prepare(line, model, version, rules)
-    python = prepare.bulk_environment(line, prepared, rules).python
+    python = prepare.bulk_python(line, prepared, rules)
     source, output, rejects = files
     return run_batch(python, prepared.code, prepared.bento.path, Path(source), output, rejects, **options)

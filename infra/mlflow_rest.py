@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
-from urllib.parse import urlsplit
-
-import httpx
+from typing import Any
 
 from bentos.serving.errors import PermanentError, TransientError
-
-_API = "/api/2.0/mlflow"
+from bentos.serving.fetch.download import API, DownloadError, NotFoundError, RegistryAway, Rest
 
 
 class TransientMlflowError(TransientError):
@@ -22,59 +18,34 @@ class PermanentMlflowError(PermanentError):
     """MLflow refused the call; the message carries its own words."""
 
 
-class MlflowRest:
-    """A tracking server and registry at *url* (``http://host:port``).
+class UnknownToMlflowError(PermanentMlflowError):
+    """MLflow says that the thing does not exist."""
 
-    Credentials come from *environ* as for MLflow's own client: MLFLOW_TRACKING_USERNAME and _PASSWORD, or _TOKEN. Use it
-    as a context manager.
+
+class MlflowRest:
+    """A tracking server and registry at *url* (``http://host:port``); *timeout* in seconds holds for each call.
+
+    Credentials come from *environ* as for MLflow's own client: MLFLOW_TRACKING_USERNAME and _PASSWORD, or _TOKEN.
     """
 
     def __init__(self, url: str, *, timeout: float = 5.0, environ: Mapping[str, str] = os.environ) -> None:
-        self.url = url.rstrip("/")
-        token = environ.get("MLFLOW_TRACKING_TOKEN")
-        user = environ.get("MLFLOW_TRACKING_USERNAME")
-        auth = (user, environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None
-        self._client = httpx.Client(
-            base_url=self.url,
-            timeout=timeout,
-            auth=auth,
-            headers={"authorization": f"Bearer {token}"} if token and not auth else {},
-            # a proxy of the user's environment must not stand between processes of one machine
-            trust_env=urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1"),
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._client.close()
+        self._rest = Rest(url.rstrip("/"), timeout, environ)
 
     def call(self, method: str, path: str, **values: Any) -> dict[str, Any]:
         """One call under ``/api/2.0/mlflow``; *values* go into the query of a GET and the JSON body of anything else.
 
-        Raises TransientMlflowError when the server is away or answers 5xx or 429, PermanentMlflowError otherwise.
+        Raises TransientMlflowError when the server is away or answers 5xx, 408 or 429, UnknownToMlflowError where it has no
+        such thing, PermanentMlflowError otherwise.
         """
-        where = f"MLflow at {self.url}: {method} {path}"
+        where = f"MLflow at {self._rest.url}: {method} {path}"
         try:
-            if method == "GET":
-                answer = self._client.get(_API + path, params=values)
-            else:
-                answer = self._client.request(method, _API + path, json=values)
-        except httpx.HTTPError as error:
-            raise TransientMlflowError(
-                f"{where}: no answer ({error!r}). Is it running? See 'shipway status'."
-            ) from error
-        if answer.status_code >= 500 or answer.status_code == 429:
-            raise TransientMlflowError(f"{where}: {answer.status_code} {answer.text[:300]}")
-        if answer.status_code != 200:
-            raise PermanentMlflowError(f"{where}: {answer.status_code} {answer.text[:300]}")
-        try:
-            found = answer.json()
-        except ValueError as error:
-            raise PermanentMlflowError(
-                f"{where}: expected JSON, found {answer.text[:100]!r}. Is this MLflow?"
-            ) from error
-        return dict(found)
+            return self._rest.call(method, API + path, **values)
+        except RegistryAway as error:
+            raise TransientMlflowError(f"{where}: {error}. Is it running? See 'shipway status'.") from error
+        except NotFoundError as error:
+            raise UnknownToMlflowError(f"{where}: {error}") from error
+        except DownloadError as error:
+            raise PermanentMlflowError(f"{where}: {error}") from error
 
     def models(self) -> Iterator[dict[str, Any]]:
         """Every registered model as MLflow describes it: ``name``, ``aliases`` ([{alias, version}]), …."""
@@ -92,10 +63,8 @@ class MlflowRest:
         begun = "" if before is None else f" and attributes.start_time < {round(before * 1000)}"
         try:
             experiment = self.call("GET", "/experiments/get-by-name", experiment_name=f"releases/{model}")
-        except PermanentMlflowError as error:
-            if "RESOURCE_DOES_NOT_EXIST" in str(error):
-                return 0
-            raise
+        except UnknownToMlflowError:
+            return 0
         count, token = 0, ""
         while True:
             page = self.call(

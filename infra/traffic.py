@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from bentos.policy.limits import Limits
-from bentos.policy.split import StickyKey
+from bentos.policy.gates import StickyKey
+from bentos.policy.serving import Limits
 from bentos.serving.errors import PermanentError
 from infra.targets.interface import Address
 

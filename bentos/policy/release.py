@@ -11,18 +11,11 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from bentos.policy.build import BuildPolicy
-from bentos.policy.check import CheckPolicy
-from bentos.policy.image import ImagePolicy
-from bentos.policy.limits import Limits
+from bentos.policy.build import BuildPolicy, ImagePolicy
+from bentos.policy.gates import CheckPolicy, ReferencePolicy, ShadowPolicy, SignaturePolicy, SplitPolicy, VetPolicy
 from bentos.policy.metrics import Metrics
-from bentos.policy.reference import ReferencePolicy
-from bentos.policy.serving import ServingPolicy
-from bentos.policy.shadow import ShadowPolicy
-from bentos.policy.signature import SignaturePolicy
-from bentos.policy.split import SplitPolicy
+from bentos.policy.serving import Limits, ServingPolicy
 from bentos.policy.values import Frozen, Seconds
-from bentos.policy.vet import VetPolicy
 
 
 class ReleasePolicy(Frozen):

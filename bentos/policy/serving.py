@@ -1,4 +1,4 @@
-"""ServingPolicy: how a version's server answers."""
+"""How a version's server answers, and how hard its model may be pressed."""
 
 from __future__ import annotations
 
@@ -28,9 +28,18 @@ class ServingPolicy(Frozen):
 
     def arguments(self) -> tuple[str, ...]:
         """The launcher's options that differ from its own defaults."""
-        given: list[str] = []
-        for name in type(self).model_fields:
-            if (value := getattr(self, name)) != type(self).model_fields[name].default:
-                option = "sample" if name == "log_sample" else name.replace("_", "-")
-                given += [f"--{option}", str(value)]
-        return tuple(given)
+        given = self.model_dump(exclude_defaults=True).items()
+        options = (("sample" if name == "log_sample" else name.replace("_", "-"), value) for name, value in given)
+        return tuple(text for name, value in options for text in (f"--{name}", str(value)))
+
+
+class Limits(Frozen):
+    """How hard one model may be pressed, and how long a candidate may take before the baseline answers instead."""
+
+    timeout_seconds: Seconds = Field(10.0, description="A request that no arm answered in this time ends with 504.")
+    candidate_timeout_seconds: Seconds = Field(
+        0.5, description="After this long without the candidate's answer the baseline is asked too."
+    )
+    max_connections: int = Field(1024, ge=1, description="Connections that the gateway keeps to one version at most.")
+    max_pending: int = Field(1024, ge=1, description="Requests that wait for a connection at most; more get 503.")
+    requests_per_second: int | None = Field(None, ge=1, description="Local rate limit for the model; None: no limit.")

@@ -20,15 +20,16 @@ from typing import Any
 
 import numpy as np
 
-from bentos.runtimes import equivalence, latency_profile, refusals, rows, trees
+from bentos.runtimes import equivalence, refusals, rows, trees
 from bentos.runtimes.candidate import Candidate, NotConvertedError
 from bentos.runtimes.converted import Subject, candidates
 from bentos.runtimes.graphs import has_trees
 from bentos.runtimes.rows import Maker, Spread
 from bentos.serving.environments.requirements import SERVED_BY
-from bentos.serving.errors import ShipwayError
+from bentos.serving.errors import ShipwayError, brief
 from bentos.serving.inputs.rows import InputRows
 from bentos.serving.inputs.signature import InputError, read_mlmodel
+from bentos.serving.model import latency_profile
 from bentos.serving.model.interface import LoadError, PredictError
 from bentos.serving.model.loaders import load_predictor
 from bentos.serving.model.profile import FILE
@@ -175,8 +176,7 @@ def _seen(native: ModelRunner, reference: Path | None) -> InputRows | None:
         except (ShipwayError, ValueError, KeyError):  # a reference that does not fit is the wire check's to name
             pass
     try:
-        example = native.example()
-        return native.plan.coerce(native.plan.synthetic() if example is None else example)
+        return native.sample()
     except InputError:
         return None
 
@@ -269,14 +269,12 @@ def _try_all(trial: Trial) -> tuple[list[dict[str, Any]], dict[str, tuple[Candid
         except NotConvertedError as error:
             refused = str(error)
         except Exception as error:  # whatever a converter or its runtime raises is a doubt
-            refused = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        if refused:
-            tried.append({"runtime": runtime, "refused": refused, "seconds": None})
-        else:
+            refused = brief(error)
+        seconds = None
+        if not refused:
             passed[runtime] = candidate, runner
-            tried.append(
-                {"runtime": runtime, "refused": None, "seconds": latency_profile.measure(runner, trial.usual, (1, 100))}
-            )
+            seconds = latency_profile.measure(runner, trial.usual, (1, 100))
+        tried.append({"runtime": runtime, "refused": refused or None, "seconds": seconds})
     return tried, passed
 
 

@@ -98,9 +98,7 @@ def _by_skl2onnx(subject: Subject) -> Candidate:
             labels=subject.labels,
             label_dtype=values.dtype.str,
             probabilities="rows" if probabilities is not None else None,
-            nan=subject.refusals.nan,
-            inf=subject.refusals.inf,
-            limits=subject.refusals.limits,
+            **vars(subject.refusals),
         )
     return Candidate("onnx", graph.content, converted, SINGLE if graph.trees else EXACT)
 
@@ -134,9 +132,7 @@ def _converted(
         labels=tuple(known or ()),
         label_dtype=values.dtype.str if labels else "",
         probabilities=None if probabilities is None else ("rows" if probabilities.shape[1] == width else "pair"),
-        nan=subject.refusals.nan,
-        inf=subject.refusals.inf,
-        limits=subject.refusals.limits,
+        **vars(subject.refusals),
     )
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from bentos.runtimes.rows import Maker
 from bentos.serving.inputs.rows import InputRows
-from bentos.serving.inputs.signature import InputError
-from bentos.serving.model.interface import PredictError, Prediction
+from bentos.serving.model.interface import Prediction
+from bentos.serving.model.latency_profile import answered, bits_equal
 from bentos.serving.model.runner import ModelRunner
 
 SIZES = (1, 2, 3, 8, 32)
@@ -28,14 +28,6 @@ class Group:
     name: str
     data: InputRows
     native: Prediction | str
-
-
-def answered(runner: ModelRunner, data: InputRows, *, probabilities: bool = True) -> Prediction | str:
-    """What ``runner`` answers to ``data``, or the words it refuses it with."""
-    try:
-        return runner.answer(data, {}, probabilities=probabilities)
-    except (InputError, PredictError) as error:
-        return str(error)
 
 
 def group(name: str, native: ModelRunner, data: InputRows) -> Group:
@@ -118,21 +110,6 @@ def same_bits(other: ModelRunner, groups: Sequence[Group]) -> str:
         elif not bits_equal(native, found):
             return f"{one.name}: not equal to the bit"
     return ""
-
-
-def bits_equal(one: Prediction, other: Prediction) -> bool:
-    """Whether two answers are the same to the bit."""
-    pairs = [*zip(one.outputs().values(), other.outputs().values(), strict=True)]
-    if one.outputs().keys() != other.outputs().keys() or (one.probabilities is None) != (other.probabilities is None):
-        return False
-    if one.probabilities is not None and other.probabilities is not None:
-        pairs.append((one.probabilities, other.probabilities))
-    return all(
-        a.dtype == b.dtype
-        and a.shape == b.shape
-        and (a.tolist() == b.tolist() if a.dtype.kind == "O" else a.tobytes() == b.tobytes())
-        for a, b in pairs
-    )
 
 
 def boundaries(native: ModelRunner, maker: Maker, matrix: np.ndarray, *, exact: bool) -> np.ndarray:

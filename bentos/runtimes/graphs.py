@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bentos.runtimes.candidate import NotConvertedError
+from bentos.serving.errors import brief
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,7 @@ def convert(estimator: Any, columns: int) -> Graph:
                 options={id(numbered): {"zipmap": False}} if classifier else None,
             )
     except Exception as error:
-        raise NotConvertedError(
-            f"skl2onnx cannot convert it: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        ) from error
+        raise NotConvertedError(f"skl2onnx cannot convert it: {brief(error)}") from error
     outputs = [output.name for output in model.graph.output]
     trees = any(node.op_type.startswith("TreeEnsemble") for node in model.graph.node)
     content: bytes = model.SerializeToString()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from bentos.runtimes.candidate import NotConvertedError
 from bentos.runtimes.equivalence import Group, group
 from bentos.runtimes.rows import Maker
+from bentos.serving.inputs.rows import InputRows
 from bentos.serving.inputs.signature import InputError
 from bentos.serving.model.profile import Refused
 from bentos.serving.model.runner import ModelRunner
@@ -60,11 +62,9 @@ def odd(native: ModelRunner, maker: Maker, row: np.ndarray, rng: np.random.Gener
     for value in ODD:
         able = [column for column in range(maker.width) if maker.takes(column, value)]
         for chosen in [[c] for c in columns if c in able] + ([able] if len(able) > 1 and abs(value) != LARGEST else []):
-            matrix = np.array([row])
-            matrix[0, chosen] = value
             name = f"a row with {'every column' if len(chosen) > 1 else f'column {chosen[0]}'} at {value!r}"
             try:
-                found.append(group(name, native, maker.rows(matrix)))
+                found.append(group(name, native, _with(maker, row, chosen, value)))
             except InputError:  # the signature itself refuses it, whatever the runtime
                 continue
     return found
@@ -108,9 +108,14 @@ def _limits(native: ModelRunner, maker: Maker, row: np.ndarray) -> tuple[float, 
 
 
 def _refuses(native: ModelRunner, maker: Maker, row: np.ndarray, column: int, value: float) -> bool:
+    return isinstance(group("", native, _with(maker, row, column, value)).native, str)
+
+
+def _with(maker: Maker, row: np.ndarray, columns: int | Sequence[Any], value: float) -> InputRows:
+    """``row`` with ``value`` in ``columns``. Raises InputError where the signature itself refuses it."""
     matrix = np.array([row])
-    matrix[0, column] = value
-    return isinstance(group("", native, maker.rows(matrix)).native, str)
+    matrix[0, columns] = value
+    return maker.rows(matrix)
 
 
 def at_limits(native: ModelRunner, maker: Maker, row: np.ndarray, limits: tuple[float, ...]) -> list[Group]:
@@ -122,9 +127,8 @@ def at_limits(native: ModelRunner, maker: Maker, row: np.ndarray, limits: tuple[
         above = _double(_order(limit) + 1)
         for value in (limit, -limit, above, -above):
             if maker.takes(column, value):
-                matrix = np.array([row])
-                matrix[0, column] = value
-                found.append(group(f"a row with column {column} at {value!r}", native, maker.rows(matrix)))
+                data = _with(maker, row, column, value)
+                found.append(group(f"a row with column {column} at {value!r}", native, data))
     return found
 
 

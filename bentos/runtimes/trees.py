@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bentos.runtimes.candidate import NotConvertedError
+from bentos.serving.errors import brief
 
 SINGLES = ("RandomForest", "ExtraTrees", "GradientBoosting")
 """scikit-learn's ensembles that compare floats, whatever they are given."""
@@ -112,7 +113,7 @@ def read(estimator: Any) -> Trees | None:
 
             return _trees(import_model(estimator), single=single)
     except Exception as error:
-        raise NotConvertedError(f"treelite cannot read it: {type(error).__name__}: {_line(error)}") from error
+        raise NotConvertedError(f"treelite cannot read it: {brief(error)}") from error
     return None
 
 
@@ -265,7 +266,3 @@ def _split(
         threshold = zero if threshold >= 0 else float(np.nextafter(-zero, -np.inf))
     first = (int(node["split_feature_id"]), threshold, mode, int(node["default_left"]))
     return (*first, left[1], left[0], right[1], right[0])
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -28,7 +28,7 @@ from bentos.policy.build import BuildPolicy
 from bentos.policy.release import ReleasePolicy
 from bentos.serving.environments.environment import Lock
 from bentos.serving.errors import PermanentError, ShipwayError, TransientError
-from bentos.serving.fetch.artifact_tree import tree_digest
+from bentos.serving.fetch.artifact_tree import files_digest, tree_digest
 from bentos.serving.files import writable
 from bentos.serving.model.profile import Profile
 from bentos.versions.model_version import ModelVersion
@@ -125,7 +125,7 @@ def build(
 def _seal(
     mv: ModelVersion,
     trees: Mapping[str, Path | None],
-    modules: Mapping[Path, Path],
+    modules: Mapping[str, Path],
     lock: Lock,
     facts: Mapping[str, str],
     final: Path,
@@ -174,10 +174,10 @@ def load_sealed(path: Path) -> SealedBento:
         raise PermanentBuildError(
             f"bento {path}: src/shipway.json lacks {', '.join(missing)}. Build the version again."
         )
-    code = {file.relative_to(source / "bentos"): file for file in sorted((source / "bentos").rglob("*.py"))}
+    code = {file.relative_to(source / "bentos").as_posix(): file for file in (source / "bentos").rglob("*.py")}
     found = {
         "digest": tree_digest(source / "model") if (source / "model").is_dir() else "no folder src/model",
-        "code_digest": _code_digest(code),
+        "code_digest": files_digest(code),
         "runtime_digest": _runtime_digest(source / RUNTIME),
         "bento_digest": _bento_digest({**facts, "lock_text": lock}),
     }
@@ -191,7 +191,7 @@ def load_sealed(path: Path) -> SealedBento:
     return SealedBento(path, digest, f"{_bento_name(str(facts['model']))}:{_short(digest)}", facts)
 
 
-def serving_modules(package: Path) -> dict[Path, Path]:
+def serving_modules(package: Path) -> dict[str, Path]:
     """Relative path → file of all that is sealed of *package*: the folder SERVING, whole, and what makes it a package.
 
     Raises PermanentBuildError where the package has no service.
@@ -199,11 +199,11 @@ def serving_modules(package: Path) -> dict[Path, Path]:
     if not (package / SERVING / "service.py").is_file():
         raise PermanentBuildError(f"serving code {package}: no {SERVING}/service.py. Install shipway again.")
     files = [package / "__init__.py", *(package / SERVING).rglob("*.py")]
-    return {file.relative_to(package): file for file in sorted(files)}
+    return {file.relative_to(package).as_posix(): file for file in sorted(files)}
 
 
 def _facts(
-    mv: ModelVersion, policy: BuildPolicy, lock: Lock, modules: Mapping[Path, Path], runtime: Path | None
+    mv: ModelVersion, policy: BuildPolicy, lock: Lock, modules: Mapping[str, Path], runtime: Path | None
 ) -> dict[str, str]:
     as_it_is = "pyfunc" if policy.runtime == "pyfunc" or mv.flavor == "python_function" else "native"
     facts = {
@@ -215,7 +215,7 @@ def _facts(
         "runtime_digest": _runtime_digest(runtime),
         "lock_digest": lock.digest,
         "build_digest": ReleasePolicy(build=policy).build_digest(),
-        "code_digest": _code_digest(modules),
+        "code_digest": files_digest(modules),
         "bentoml": metadata.version("bentoml"),
     }
     return {**facts, "bento_digest": _bento_digest({**facts, "lock_text": lock.text})}
@@ -231,17 +231,10 @@ def _runtime_digest(runtime: Path | None) -> str:
     return tree_digest(runtime) if runtime is not None and runtime.is_dir() else "none"
 
 
-def _code_digest(modules: Mapping[Path, Path]) -> str:
-    total = hashlib.sha256()
-    for relative, file in sorted(modules.items()):
-        total.update(f"{relative.as_posix()}\0{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
-    return "sha256:" + total.hexdigest()
-
-
 def _lay_out(
     context: Path,
     trees: Mapping[str, Path | None],
-    modules: Mapping[Path, Path],
+    modules: Mapping[str, Path],
     lock: Lock,
     facts: Mapping[str, str],
 ) -> None:

@@ -8,26 +8,22 @@ Nothing here loads a model.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
-import signal
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bentos.serving.child import child_env
+from bentos.sealing.child import run_module
+from bentos.sealing.lock import lock_for
 from bentos.serving.environments.environment import Environments, Lock
 from bentos.serving.environments.requirements import CONVERTED_FLAVOR, CONVERTERS
-from bentos.serving.errors import PermanentError, ShipwayError
-from bentos.serving.files import writable
+from bentos.serving.errors import ShipwayError
+from bentos.serving.files import held, writable
 from bentos.serving.model.profile import CONVERTED, FILE
 from bentos.serving.threads import ONE_THREAD
 
@@ -59,10 +55,6 @@ class Chosen:
     lock: Lock
 
 
-class NotChosenError(PermanentError):
-    """The child that chooses failed; the message ends with the end of what it wrote."""
-
-
 def choose_runtime(
     mv: ModelVersion,
     artifacts: Path,
@@ -87,12 +79,13 @@ def choose_runtime(
     with_converters: Lock | None = None
     if convert:
         try:
-            with_converters = _with_converters(mv, policy, environments)
+            with_converters = lock_for(environments, mv, policy, converters=CONVERTERS[mv.flavor])
+            environments.ensure(with_converters)
         except ShipwayError as error:
             why = f"native: no environment with the converters can be made: {error}"
     key = _key(mv, policy, lock, with_converters)
     kept = folder.absolute() / key
-    with writable(folder, "the model's runtime"), _held(kept):
+    with writable(folder, "the model's runtime"), held(kept.with_suffix(".lock")):
         if not _usable(kept, why):
             shutil.rmtree(kept, ignore_errors=True)
             _make(kept, artifacts, policy, with_converters or lock, environments, why, reference, timeout)
@@ -102,19 +95,6 @@ def choose_runtime(
         minor = (with_converters or lock).python
         lock = environments.lock(pins, flavor=CONVERTED_FLAVOR, python_version=minor, hashed=hashed)
     return Chosen(found["runtime"], found["reason"], kept, lock)
-
-
-def _with_converters(mv: ModelVersion, policy: BuildPolicy, environments: Environments) -> Lock:
-    """The lock of the model's own requirements with the converters; the environment of it is made where it is not there."""
-    lock = environments.lock(
-        mv.requirements,
-        flavor=mv.flavor,
-        extra=policy.requirements,
-        converters=CONVERTERS[mv.flavor],
-        python_version=mv.python_version,
-    )
-    environments.ensure(lock)
-    return lock
 
 
 def _key(mv: ModelVersion, policy: BuildPolicy, lock: Lock, with_converters: Lock | None) -> str:
@@ -151,55 +131,26 @@ def _make(
         made = Path(name) / "runtime"
         made.mkdir()
         try:
-            python = environments.ensure(lock).python
+            python = environments.ensure(lock)
             runtime = "native" if why else policy.runtime
-            _run(python, artifacts, made, runtime, reference(), timeout)
+            _choose(python, artifacts, made, runtime, reference(), timeout)
             found = json.loads((made / FILE).read_text())
         except (ShipwayError, OSError, ValueError) as error:
             for left in made.iterdir():
                 left.unlink()
-            found = {
-                "runtime": "native",
-                "reason": f"native: {error}",
-                "latency": None,
-                "rowwise": False,
-                "rowwise_probabilities": False,
-            }
-            found |= {"candidates": [], "failed": True}
+            why_native = f"native: {' '.join(str(error).split())}"
+            found = {"runtime": "native", "reason": why_native, "candidates": [], "failed": True}
         if why:
             found["reason"] = why
         (made / FILE).write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
         made.rename(kept)
 
 
-def _run(python: Path, artifacts: Path, output: Path, runtime: str, reference: Path | None, timeout: float) -> None:
-    """The child to its end. Raises NotChosenError; its whole process group dies with a time-out."""
-    command = [str(python), "-m", "bentos.runtimes.choose", "--model", str(artifacts.absolute())]
-    command += ["--output", str(output), "--runtime", runtime]
-    command += ["--reference", str(reference.absolute())] if reference is not None else []
-    env = {**child_env(Path(__file__).parents[2]), **ONE_THREAD}
-    with tempfile.TemporaryDirectory(prefix="shipway-choose-") as where:
-        process = subprocess.Popen(
-            command, cwd=where, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True,
-        )  # fmt: skip
-        try:
-            said = process.communicate(timeout=timeout)[1]
-        except subprocess.TimeoutExpired:
-            raise NotChosenError(f"the choice of a runtime took longer than {timeout:g} s and was ended") from None
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
-    if process.returncode:
-        words = " ".join(said.split())[-600:] or "it said nothing"
-        raise NotChosenError(f"the choice of a runtime ended with {process.returncode}: {words}")
-
-
-@contextmanager
-def _held(kept: Path) -> Iterator[None]:
-    """Holds the lock file beside *kept*; the kernel lets go of it when the holder dies."""
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with kept.with_suffix(".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _choose(python: Path, artifacts: Path, output: Path, runtime: str, reference: Path | None, timeout: float) -> None:
+    """The child to its end. Raises ChildError in one line."""
+    command = ["bentos.runtimes.choose", "--model", str(artifacts.absolute()), "--output", str(output)]
+    command += ["--runtime", runtime, *(["--reference", str(reference.absolute())] if reference is not None else [])]
+    run_module(
+        python, Path(__file__).parents[2], command, timeout, "the choice of a runtime",
+        late="the model answers as it is", environment=ONE_THREAD,
+    )  # fmt: skip

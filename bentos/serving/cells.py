@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TypeAlias
 
 KINDS = ("invocations", "v2", "grpc")
 STATUSES = (200, 400, 404, 405, 408, 413, 415, 429, 500, 503, 504)
@@ -35,16 +35,8 @@ SERVER_CELLS = CLOSED_AT + 1
 WORKER_CELLS = SERVER_CELLS + VERSION_CELLS
 
 
-class Cells(Protocol):
-    """Whole numbers of at most 63 bits."""
-
-    def __getitem__(self, index: int, /) -> int:
-        """The number at *index*."""
-        ...
-
-    def __setitem__(self, index: int, value: int, /) -> None:
-        """Writes it."""
-        ...
+Cells: TypeAlias = "list[int] | memoryview[int]"
+"""Whole numbers of at most 63 bits."""
 
 
 class SharedCells:

@@ -19,3 +19,9 @@ class TransientError(ShipwayError):
 
 class PermanentError(ShipwayError):
     """The same call fails until its input, the policy or the world is changed."""
+
+
+def brief(error: BaseException) -> str:
+    """Somebody else's *error* in one line of a message: its class, and 300 characters of its words at most."""
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

@@ -1,8 +1,9 @@
-"""Files of the state: written whole or not at all, and one error for a folder that is full, read-only or no folder, whoever met it."""
+"""Files of the state: written whole or not at all, held by one process at a time, and one error for a folder that is full, read-only or no folder, whoever met it."""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -51,6 +52,15 @@ def is_about_the_disk(error: BaseException) -> OSError | None:
         if f"[Errno {number}]" in str(error):
             return OSError(number, str(error))
     return None
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Holds the lock file *path*, made with its folder where it is not there; the kernel lets go of it when the holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def write_atomically(path: Path, text: str) -> None:

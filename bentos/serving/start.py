@@ -27,7 +27,7 @@ from bentos.serving import launcher
 from bentos.serving.errors import ShipwayError, TransientError
 from bentos.serving.fetch.download import split_alias
 from bentos.serving.fetch.model_store import ModelStore
-from bentos.serving.server.listening import bind_port, bind_socket
+from bentos.serving.server.listening import bound
 
 AWAY = os.EX_TEMPFAIL  # exit code 75: a later try may succeed
 POLL_SECONDS = 2.0  # between two looks at a followed alias
@@ -136,22 +136,17 @@ def _follow(options: argparse.Namespace, rest: Sequence[str], code: Path) -> int
     from bentos.serving.follow.upcoming import Followed
 
     address = argparse.ArgumentParser(allow_abbrev=False)
-    for name in ("--uds", "--host", "--port"):
+    for name in ("--uds", "--host", "--port", "--fd"):
         address.add_argument(name)
     given = launcher.parse(["--bento", ".", *rest])
     _, others = address.parse_known_args(rest)
-    listener = bind_socket(given.uds) if given.uds else bind_port(given.host, given.port)
-    try:
+    with bound(given) as listener:
         made = environments(options.envs) if options.envs is not None else None
         followed = Followed(*split_alias(options.follow), options.registry, ModelStore(options.models), made)
         first = followed.prepare(followed.version())
         env = {**without_secrets(), "PYTHONPATH": str(code)}
         with Handover(followed, listener, others, env, poll_seconds=options.poll_seconds or POLL_SECONDS) as handover:
             return handover.run(first)
-    finally:
-        listener.close()
-        if given.uds is not None:
-            given.uds.unlink(missing_ok=True)
 
 
 def without_secrets() -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from bentos.policy.reference import ReferencePolicy
+from bentos.policy.gates import ReferencePolicy
 from bentos.serving.errors import PermanentError
 from bentos.versions.model_version import ModelVersion
 from bentos.versions.registry import Registry

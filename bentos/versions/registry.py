@@ -12,31 +12,26 @@ REST reference: https://mlflow.org/docs/latest/api_reference/rest-api.html
 
 from __future__ import annotations
 
-import json
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from bentos.serving.errors import PermanentError, ShipwayError, TransientError
+from bentos.serving.errors import PermanentError, ShipwayError, TransientError, brief
 from bentos.serving.fetch.artifact_tree import (
     flavor_of,
     has_signature,
     python_version_of,
     requirements_of,
 )
-from bentos.serving.fetch.download import DownloadError, NotServedError, RegistryAway, Rest
+from bentos.serving.fetch.download import API, DownloadError, NotFoundError, NotServedError, RegistryAway, Rest
 from bentos.serving.fetch.model_store import ModelStore, TamperedModelError
 from bentos.serving.files import is_about_the_disk, writable
-from bentos.serving.inputs.signature import SignatureError
+from bentos.serving.inputs.signature import SignatureError, read_mlmodel
 from bentos.versions.model_version import ModelVersion
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 CHAMPION = "champion"
-_MISSING = frozenset({"RESOURCE_DOES_NOT_EXIST", "RESOURCE_NOT_FOUND"})
 
 
 class RegistryError(ShipwayError):
@@ -72,36 +67,19 @@ class Registry:
         self.tracking_uri = tracking_uri.rstrip("/")
         self.cache = cache.absolute()
         self._store = ModelStore(cache)
-        self._timeout = timeout
-        user = os.environ.get("MLFLOW_TRACKING_USERNAME")  # the same variables that MLflow's own client reads
-        self._auth = (user, os.environ.get("MLFLOW_TRACKING_PASSWORD", "")) if user else None
+        self._rest = Rest(self.tracking_uri, timeout)
 
     # What exists
 
     def models(self) -> list[str]:
         """The names of all registered models, sorted."""
-        names: list[str] = []
-        token: str | None = None
-        while True:
-            query = {"max_results": "200", **({"page_token": token} if token else {})}
-            page = self._call("GET", "registered-models/search", query)
-            names += [str(item["name"]) for item in page.get("registered_models", [])]
-            token = page.get("next_page_token")
-            if not token:
-                return sorted(names)
+        return sorted(str(item["name"]) for item in self._all("registered-models/search", "registered_models"))
 
     def versions(self, model: str) -> list[str]:
         """The versions of *model*, oldest first. Raises PermanentRegistryError for an unknown model."""
         self._model(model)
-        numbers: list[int] = []
-        token: str | None = None
-        while True:
-            query = {"filter": f"name='{model}'", "max_results": "200", **({"page_token": token} if token else {})}
-            page = self._call("GET", "model-versions/search", query)
-            numbers += [int(item["version"]) for item in page.get("model_versions", [])]
-            token = page.get("next_page_token")
-            if not token:
-                return [str(number) for number in sorted(numbers)]
+        found = self._all("model-versions/search", "model_versions", filter=f"name='{model}'")
+        return [str(number) for number in sorted(int(item["version"]) for item in found)]
 
     def aliases(self, model: str) -> dict[str, str]:
         """Alias → version of *model*. Raises PermanentRegistryError for an unknown model."""
@@ -117,12 +95,12 @@ class Registry:
         """Points *alias* of *model* at *version*; setting it again changes nothing."""
         self._version(model, version)
         if self.aliases(model).get(alias) != version:
-            self._call("POST", "registered-models/alias", {"name": model, "alias": alias, "version": version})
+            self._call("POST", "registered-models/alias", name=model, alias=alias, version=version)
 
     def delete_alias(self, model: str, alias: str) -> None:
         """Removes *alias* of *model*; an alias that is not there is no error (and sends no webhook)."""
         if alias in self.aliases(model):
-            self._call("DELETE", "registered-models/alias", {"name": model, "alias": alias})
+            self._call("DELETE", "registered-models/alias", name=model, alias=alias)
 
     # Versions and their artifacts
 
@@ -161,9 +139,9 @@ class Registry:
 
         Raises PermanentRegistryError for an unknown run.
         """
-        self._call("GET", "runs/get", {"run_id": run_id}, what=f"run {run_id}")
+        self._call("GET", "runs/get", run_id=run_id, what=f"run {run_id}")
         parent = path.rpartition("/")[0]
-        listed = self._call("GET", "artifacts/list", {"run_id": run_id, **({"path": parent} if parent else {})})
+        listed = self._call("GET", "artifacts/list", run_id=run_id, **({"path": parent} if parent else {}))
         if not any(item["path"] == path and not item.get("is_dir") for item in listed.get("files", [])):
             return None
         target = self.cache / "runs" / run_id / path
@@ -189,7 +167,7 @@ class Registry:
 
     def _download(self, model: str, version: str, tree: Path) -> None:
         """A version's files into *tree*: by plain REST where the server itself keeps them, else by MLflow's client."""
-        answer = self._call("GET", "model-versions/get-download-uri", {"name": model, "version": version})
+        answer = self._call("GET", "model-versions/get-download-uri", name=model, version=version)
         uri = str(answer.get("artifact_uri", ""))
         what = f"model {model}/{version}: artifacts at {uri}"
         try:
@@ -210,9 +188,9 @@ class Registry:
         full = is_about_the_disk(error)
         if full is not None:
             return full
-        self._call("GET", "registered-models/search", {"max_results": "1"})  # away? then that is the error
+        self._call("GET", "registered-models/search", max_results="1")  # away? then that is the error
         return PermanentRegistryError(
-            f"{what}: cannot be downloaded: {_short(error)}. The files are missing or damaged: log and register the"
+            f"{what}: cannot be downloaded: {brief(error)}. The files are missing or damaged: log and register the"
             " model again."
         )
 
@@ -244,7 +222,7 @@ class Registry:
                 " letters, digits, '.', '_' and '-'. Register the model under such a name."
             )
         try:
-            return dict(self._call("GET", "registered-models/get", {"name": model})["registered_model"])
+            return dict(self._call("GET", "registered-models/get", name=model)["registered_model"])
         except _NotFoundError as error:
             names = self.models()
             found = ", ".join(names[:20]) + (", …" if len(names) > 20 else "") if names else "none"
@@ -260,59 +238,39 @@ class Registry:
                 f"model {model}: no version {version!r}; versions: {', '.join(known[-20:]) or 'none'}."
                 " Name one of them, or register a new one."
             )
-        described = self._call("GET", "model-versions/get", {"name": model, "version": version})
+        described = self._call("GET", "model-versions/get", name=model, version=version)
         return dict(described["model_version"])
 
-    def _call(self, method: str, path: str, values: Mapping[str, str], *, what: str = "") -> dict[str, Any]:
-        """One REST call; GET sends *values* as a query, the others as JSON."""
-        import httpx
-
-        url = f"{self.tracking_uri}/api/2.0/mlflow/{path}"
-        sent: dict[str, Any] = {"params": dict(values)} if method == "GET" else {"json": dict(values)}
+    def _call(self, method: str, path: str, /, *, what: str = "", **values: str) -> dict[str, Any]:
+        """One REST call; *what* is asked for, in an error's words."""
+        where = f"registry {self.tracking_uri}: {what or f'{method} {path}'}"
         try:
-            # httpx loads all CA certificates for a client that verifies (20 ms a call): only where there is TLS
-            verify = self.tracking_uri.startswith("https://")
-            with httpx.Client(timeout=self._timeout, auth=self._auth, verify=verify) as client:
-                response = client.request(method, url, **sent)
-        except httpx.HTTPError as error:
-            raise TransientRegistryError(
-                f"registry {self.tracking_uri}: no answer to {method} {path}: {_short(error)}. Is the MLflow server up?"
-                " `shipway status` says so."
-            ) from error
-        if response.is_success:
-            return dict(response.json())
-        return _refuse(self.tracking_uri, method, path, response.status_code, response.text, what)
+            return self._rest.call(method, f"{API}/{path}", **values)
+        except RegistryAway as error:
+            raise TransientRegistryError(f"{where}: {error}. Is it up? `shipway status` says so.") from error
+        except NotFoundError as error:
+            raise _NotFoundError(f"{where}: {error}") from error
+        except DownloadError as error:
+            raise PermanentRegistryError(f"{where}: {error}") from error
 
-
-def _refuse(uri: str, method: str, path: str, status: int, body: str, what: str) -> dict[str, Any]:
-    try:
-        problem = json.loads(body)
-        code, message = str(problem.get("error_code", "")), str(problem.get("message", ""))
-    except (ValueError, AttributeError):
-        code, message = "", body[:300]
-    text = f"registry {uri}: {what or f'{method} {path}'}: {status} {code}: {message}"
-    if status >= 500 or status in (408, 429):
-        raise TransientRegistryError(text)
-    if code in _MISSING or status == 404:
-        raise _NotFoundError(text)
-    if status in (401, 403):
-        raise PermanentRegistryError(f"{text}. Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.")
-    raise PermanentRegistryError(text)
+    def _all(self, path: str, items: str, /, **values: str) -> Iterator[dict[str, Any]]:
+        """The *items* of every page."""
+        token = ""
+        while True:
+            page = self._call("GET", path, max_results="200", page_token=token, **values)
+            yield from page.get(items, [])
+            token = page.get("next_page_token", "")
+            if not token:
+                return
 
 
 def _model_version(described: Mapping[str, Any], folder: Path, aliases: Mapping[str, str]) -> ModelVersion:
     model, version = str(described["name"]), str(described["version"])
     name = f"{model}/{version}"
     try:
-        mlmodel = yaml.safe_load((folder / "MLmodel").read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise PermanentRegistryError(
-            f"model {name}: MLmodel cannot be read: {error}. Register the model again."
-        ) from error
-    if not isinstance(mlmodel, dict) or not isinstance(mlmodel.get("flavors"), dict):
-        raise PermanentRegistryError(
-            f"model {name}: MLmodel names no flavors, so nothing can load it. Register it again."
-        )
+        mlmodel = read_mlmodel(folder)
+    except SignatureError as error:
+        raise PermanentRegistryError(f"model {name}: nothing can load it: {error}, and register that.") from error
     if not has_signature(mlmodel):
         raise SignatureError(
             f"model {name}: no signature, so requests cannot be checked against anything. Log it again with one:"
@@ -332,8 +290,3 @@ def _model_version(described: Mapping[str, Any], folder: Path, aliases: Mapping[
         aliases=tuple(sorted(alias for alias, number in aliases.items() if number == version)),
         tags={str(tag["key"]): str(tag["value"]) for tag in described.get("tags", [])},
     )
-
-
-def _short(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"

@@ -15,7 +15,7 @@ from bentos.vet.pickle_rules import may_name, trusted
 from bentos.vet.pickle_walk import WalkError, walk
 
 if TYPE_CHECKING:
-    from bentos.policy.vet import VetPolicy
+    from bentos.policy.gates import VetPolicy
 
 _PICKLES = frozenset((".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle", ".sav", ".pck", ".p"))
 _PROGRAMS = frozenset((".so", ".dll", ".dylib", ".exe", ".pyd", ".pyc", ".pth", ".whl", ".egg", ".jar", ".node"))

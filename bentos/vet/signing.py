@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bentos.policy.signature import SignaturePolicy
-from bentos.serving.errors import PermanentError
+from bentos.policy.gates import SignaturePolicy
+from bentos.serving.errors import PermanentError, brief
 
 KEYLESS = (
     "keyless signing asks Sigstore's public services who is signing, so it needs the internet, from here and from"
@@ -107,7 +107,7 @@ def verify_signature(tree: Path, signature: Path, policy: SignaturePolicy) -> st
         config.set_hashing_config(_hashing(hashing, statement["predicate"]["serialization"]))
     except (KeyError, TypeError, ValueError) as error:
         raise BadSignatureError(
-            f"signature {signature.name}: not a statement of model-signing 1.0: {_short(error)}. Sign the version again."
+            f"signature {signature.name}: not a statement of model-signing 1.0: {brief(error)}. Sign the version again."
         ) from error
     _verify(config, tree, signature, policy)
     _cover(tree, statement, signature)
@@ -140,14 +140,14 @@ def _verify(config: Any, tree: Path, signature: Path, policy: SignaturePolicy) -
 
 def _wrong_signer(signature: Path, trusted: str, error: Exception) -> WrongSignerError:
     return WrongSignerError(
-        f"signature {signature.name}: not by whom the policy trusts ({trusted}): {_short(error)}. Have the version signed"
+        f"signature {signature.name}: not by whom the policy trusts ({trusted}): {brief(error)}. Have the version signed"
         " by a key or certificate that the policy names, or correct `signature` in the policy."
     )
 
 
 def _damaged(signature: Path, error: Exception) -> BadSignatureError:
     return BadSignatureError(
-        f"signature {signature.name}: damaged, or of another kind than the policy's: {_short(error)}. Sign the version"
+        f"signature {signature.name}: damaged, or of another kind than the policy's: {brief(error)}. Sign the version"
         " again with `shipway sign`."
     )
 
@@ -181,7 +181,7 @@ def _read(signature: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         raise ValueError("no statement")
     except (ValueError, LookupError, TypeError, OSError) as error:
         raise BadSignatureError(
-            f"signature {signature.name}: not a Sigstore bundle: {_short(error)}. Sign the version with `shipway sign`."
+            f"signature {signature.name}: not a Sigstore bundle: {brief(error)}. Sign the version with `shipway sign`."
         ) from error
 
 
@@ -225,7 +225,7 @@ def _key_files(files: tuple[Path, ...] | list[Path]) -> Iterator[None]:
         yield
     except (OSError, ValueError, TypeError, AttributeError, UnsupportedAlgorithm) as error:
         raise KeyFileError(
-            f"key or certificate {', '.join(map(str, files))}: cannot be used: {_short(error)}. Expected PEM files: an"
+            f"key or certificate {', '.join(map(str, files))}: cannot be used: {brief(error)}. Expected PEM files: an"
             " unencrypted EC key (P-256, P-384 or P-521), the certificate issued for it, the chain above it."
         ) from error
 
@@ -238,11 +238,6 @@ def _library(name: str) -> Any:
         return importlib.import_module(f"model_signing.{name}")
     except ImportError as error:
         raise SigningExtraError(
-            f"model signing: {_short(error)}. A policy with `signature`, and `shipway sign`, need the extra signing:"
+            f"model signing: {brief(error)}. A policy with `signature`, and `shipway sign`, need the extra signing:"
             " `pip install 'shipway[signing]'`."
         ) from error
-
-
-def _short(error: BaseException) -> str:
-    text = " ".join(str(error).split()).rstrip(".")
-    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bentos.policy.vet import VetPolicy
+from bentos.policy.gates import VetPolicy
 from bentos.serving.fetch.artifact_tree import tree_digest
 from bentos.vet.files import scan_files
 from bentos.vet.finding import Finding
@@ -111,12 +111,7 @@ def _modelscan(folder: Path, policy: VetPolicy) -> Iterator[Finding]:
 def main() -> None:
     """Reads a folder from the arguments and a policy from stdin, writes one line of JSON."""
     report = scan(Path(sys.argv[1]), VetPolicy.model_validate_json(sys.stdin.read()))
-    values = {
-        "findings": [asdict(item) for item in report.findings],
-        "scanners": report.scanners,
-        "files": report.files,
-    }
-    sys.stdout.write(json.dumps(values) + "\n")
+    sys.stdout.write(json.dumps(asdict(report)) + "\n")
 
 
 if __name__ == "__main__":

@@ -313,8 +313,8 @@ def register_all(trained: list[Trained], tracking_uri: str) -> dict[int, str]:
     """Registers the versions in their order; act → version in the registry."""
     from infra.mlflow_rest import MlflowRest
 
-    with MlflowRest(tracking_uri) as rest:
-        known = [model["name"] for model in rest.models()]
+    rest = MlflowRest(tracking_uri)
+    known = [model["name"] for model in rest.models()]
     if MODEL in known:
         raise DemoError(
             f"MLflow at {tracking_uri} has a model {MODEL!r} already, and the demo tells a story from its first version"

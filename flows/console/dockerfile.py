@@ -117,7 +117,7 @@ def write_generic(output: Path, *, base: str) -> str:
 
     _empty(output)
     modules = serving_modules(Path(str(bentos.__file__)).parent)
-    sources = {f"src/bentos/{relative.as_posix()}": file for relative, file in modules.items()}
+    sources = {f"src/bentos/{relative}": file for relative, file in modules.items()}
     labels = {"org.opencontainers.image.title": "shipway-serving"}
     recipe = whole_recipe(Content("start", model=False), base, "", sources, labels)
     arguments = " --follow models:/NAME@champion --registry URL  # with -v CACHE:/var/cache/shipway"

@@ -79,15 +79,15 @@ def _parts(state: StackState | None, running: bool) -> list[dict[str, Any]]:
 
 
 def _models(_: StackSettings, servers: Servers) -> list[dict[str, Any]]:
-    with MlflowRest(servers.mlflow, timeout=3.0) as rest:
-        return [
-            {
-                "name": model["name"],
-                "aliases": {alias["alias"]: alias["version"] for alias in model.get("aliases", [])},
-                "latest": max((int(each["version"]) for each in model.get("latest_versions", [])), default=None),
-            }
-            for model in rest.models()
-        ]
+    rest = MlflowRest(servers.mlflow, timeout=3.0)
+    return [
+        {
+            "name": model["name"],
+            "aliases": {alias["alias"]: alias["version"] for alias in model.get("aliases", [])},
+            "latest": max((int(each["version"]) for each in model.get("latest_versions", [])), default=None),
+        }
+        for model in rest.models()
+    ]
 
 
 def _plans(settings: StackSettings, _: Servers) -> dict[str, Any]:

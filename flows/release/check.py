@@ -75,14 +75,14 @@ def compare_answers(
     """The same *rows* answered in a child process and by the server at *address*; both are left under *folder*."""
     import pandas as pd
 
-    from bentos.serving.child import run_predict
+    from bentos.sealing.child import run_predict
     from monitoring.evidence.check import compare
 
     folder.mkdir(parents=True, exist_ok=True)
     rows.to_parquet(folder / "rows.parquet", index=False)
     inside = folder / "in_process.parquet"
     run_predict(
-        prepared.environment.python,
+        prepared.python,
         prepared.code,
         prepared.bento.path,
         folder / "rows.parquet",
@@ -103,7 +103,7 @@ def reference_answers(reference: Path, arms: Mapping[str, Prepared], folder: Pat
     """
     import pandas as pd
 
-    from bentos.serving.child import run_predict
+    from bentos.sealing.child import run_predict
 
     answers = {}
     for arm, prepared in arms.items():
@@ -113,7 +113,7 @@ def reference_answers(reference: Path, arms: Mapping[str, Prepared], folder: Pat
             rows = folder / f"reference-{arm}-rows.parquet"
             sampled = sample(model_inputs(pd.read_parquet(reference), prepared), REFERENCE_ROWS)
             sampled.to_parquet(rows, index=False)
-            run_predict(prepared.environment.python, prepared.code, prepared.bento.path, rows, output, PREDICT_SECONDS)
+            run_predict(prepared.python, prepared.code, prepared.bento.path, rows, output, PREDICT_SECONDS)
         found = pd.read_parquet(output)
         named = [name for name in found.columns if not name.startswith("probability_")]
         if len(named) != 1:

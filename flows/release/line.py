@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from bentos.policy.load import load_policy
 from bentos.policy.release import ReleasePolicy
 from bentos.serving.errors import PermanentError
+from bentos.serving.files import held
 from infra.settings import StackSettings
 
 if TYPE_CHECKING:
@@ -71,10 +71,7 @@ class Line:
     @contextmanager
     def lock(self, model: str) -> Iterator[None]:
         """Held while one step changes *model*'s world, so that two flows never act at the same moment."""
-        folder = self.settings.root / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{model}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with held(self.settings.root / "locks" / f"{model}.lock"):
             yield
 
 

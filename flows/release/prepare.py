@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bentos.policy.image import ImagePolicy
+from bentos.policy.build import ImagePolicy
 from bentos.policy.serving import ServingPolicy
 from bentos.sealing.lock import lock_for
 from bentos.serving.errors import PermanentError
@@ -16,10 +16,9 @@ from flows.release.world import deployed
 from infra.targets.interface import Deployment, DeploymentSpec, State
 
 if TYPE_CHECKING:
+    from bentos.policy.gates import SignaturePolicy
     from bentos.policy.release import ReleasePolicy
-    from bentos.policy.signature import SignaturePolicy
     from bentos.sealing.bento import SealedBento
-    from bentos.serving.environments.environment import Environment
     from bentos.serving.model.profile import Profile
     from bentos.versions.model_version import ModelVersion
     from flows.release.line import Line
@@ -44,7 +43,7 @@ class Prepared:
 
     version: ModelVersion
     artifacts: Path
-    environment: Environment
+    python: Path  # the interpreter of its server's environment
     bento: SealedBento
     image: Image | None = None  # None where the target runs no images
     image_policy: ImagePolicy = field(default_factory=ImagePolicy)
@@ -78,7 +77,7 @@ class Prepared:
             version=self.version.version,
             bento=str(self.bento.path),
             bento_digest=self.bento.digest,
-            python=str(self.environment.python),
+            python=str(self.python),
             image=self.image.reference if self.image is not None else "",
             model_digest=self.version.digest,
             pulled=self.image is not None and self.image_policy.model == "pulled",
@@ -152,17 +151,17 @@ def prepare(line: Line, model: str, version: str, policy: ReleasePolicy) -> Prep
         hashed=hashed,
         reference=lambda: _reference(line, found, artifacts, policy),
     )
-    environment = line.environments.ensure(chosen.lock)
+    python = line.environments.ensure(chosen.lock)
     bento = build(found, artifacts, wanted, chosen.lock, line.settings.bentos, runtime=chosen.folder)
     image = line.images.ensure(bento, found, policy.image) if line.images is not None else None
-    return Prepared(found, artifacts, environment, bento, image, policy.image, policy.serving)
+    return Prepared(found, artifacts, python, bento, image, policy.image, policy.serving)
 
 
-def bulk_environment(line: Line, prepared: Prepared, policy: ReleasePolicy) -> Environment:
-    """The environment that many rows are scored in: the model's own where its profile says that it is sooner done with
+def bulk_python(line: Line, prepared: Prepared, policy: ReleasePolicy) -> Path:
+    """The interpreter that many rows are scored in: the model's own where its profile says that it is sooner done with
     them, else the server's."""
     if not prepared.profile.bulk:
-        return prepared.environment
+        return prepared.python
     lock = lock_for(line.environments, prepared.version, policy.build, hashed=line.images is not None)
     return line.environments.ensure(lock)
 

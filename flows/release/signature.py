@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bentos.vet.signing import UnsignedError, verify_signature
 
 if TYPE_CHECKING:
-    from bentos.policy.signature import SignaturePolicy
+    from bentos.policy.gates import SignaturePolicy
     from bentos.versions.model_version import ModelVersion
     from bentos.versions.registry import Registry
     from monitoring.ledger.tracking import Runs

@@ -64,8 +64,8 @@ class PrefectRuns:
     def key(self, model: str, version: str, asked_at: float | None = None) -> str:
         """The idempotency key of the next release: ``promote:<model>:<version>:<attempt>``. Raises as ``start_now``."""
         try:
-            with MlflowRest(self._mlflow, timeout=TIMEOUT_SECONDS, environ=self._environ) as rest:
-                attempt = rest.closed_releases(model, version, asked_at)
+            rest = MlflowRest(self._mlflow, timeout=TIMEOUT_SECONDS, environ=self._environ)
+            attempt = rest.closed_releases(model, version, asked_at)
         except TransientMlflowError as error:
             raise RunsUnavailable(f"release of {model}/{version}: {error}") from error
         except PermanentMlflowError as error:

@@ -14,10 +14,10 @@ from infra.stack.secrets import ensure_secrets
 def main() -> None:
     """Ends with 0 once MLflow knows the webhook; what MLflow says otherwise ends the process with 1."""
     settings = load_settings(os.environ)
-    with MlflowRest(choose_servers(settings, os.environ).mlflow, timeout=30) as rest:
-        identifier = register(
-            rest, settings.receiver_url + PATH, ensure_secrets(settings.stack).webhook, webhook_name(settings)
-        )
+    rest = MlflowRest(choose_servers(settings, os.environ).mlflow, timeout=30)
+    identifier = register(
+        rest, settings.receiver_url + PATH, ensure_secrets(settings.stack).webhook, webhook_name(settings)
+    )
     print(f"webhook {identifier} sends alias events to {settings.receiver_url}{PATH}")
 
 

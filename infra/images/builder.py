@@ -22,7 +22,7 @@ from infra.images.template import STAGE_LABEL, Content, Recipe, app_recipe, cont
 if TYPE_CHECKING:
     import docker
 
-    from bentos.policy.image import ImagePolicy
+    from bentos.policy.build import ImagePolicy
     from bentos.sealing.bento import SealedBento
     from bentos.versions.model_version import ModelVersion
 

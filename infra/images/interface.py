@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from bentos.policy.image import ImagePolicy
+from bentos.policy.build import ImagePolicy
 from bentos.sealing.bento import SealedBento
 from bentos.serving.errors import PermanentError, ShipwayError, TransientError
 from bentos.versions.model_version import ModelVersion

@@ -11,7 +11,7 @@ from bentos.serving.inputs.plan import InputPlan
 from bentos.serving.inputs.signature import InputError, Signature
 from bentos.serving.log.decode import decode_outputs, decode_request, decode_response
 from bentos.serving.log.segments import Record
-from bentos.serving.wire.interface import WireError, column_kinds
+from bentos.serving.wire.interface import WireError
 from bentos.serving.wire.v2.rest import PROBABILITIES
 
 
@@ -75,7 +75,7 @@ class WireBodies:
     def __init__(self, signature: Signature) -> None:
         self._signature = signature
         self._plan = InputPlan.compile(signature)
-        self._names = tuple(column_kinds(signature))
+        self._names = tuple(signature.columns)
 
     def inputs(self, record: Record) -> Mapping[str, Sequence[Any]]:
         """Column name → values; columns that the signature does not know are left out, as the model never sees them."""

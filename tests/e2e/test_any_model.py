@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bentos.serving.child import run_predict
-from bentos.serving.environments.environment import Environments
+from bentos.sealing.child import run_predict
+from bentos.serving.environments.requirements import unsatisfied
 from tests.e2e.stack import Run, Stack
 from tests.e2e.toy import model_of
 
@@ -235,7 +235,7 @@ def test_an_older_scikit_learn_is_loaded_in_an_environment_of_its_own(
     assert [one["runtime"] for one in model_of(stack, "old-sklearn")["deployments"]] == ["onnx"]
     assert " onnx " in stack.run("status", "old-sklearn", COLUMNS="200")
     assert "scikit-learn" not in (bento / "src" / "requirements.lock").read_text()
-    assert Environments(stack.settings.envs).own_satisfies(["scikit-learn==1.6.1"])
+    assert unsatisfied(["scikit-learn==1.6.1"])
     code = "import sklearn, skl2onnx; print(sklearn.__version__)"
     pythons = [folder / "bin" / "python" for folder in stack.settings.envs.iterdir() if (folder / ".complete").exists()]
     said = [subprocess.run([python, "-c", code], capture_output=True, text=True, check=False) for python in pythons]

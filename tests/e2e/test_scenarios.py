@@ -22,12 +22,11 @@ from typing import Any
 import httpx
 import pytest
 
-from bentos.policy.build import BuildPolicy
-from bentos.policy.image import ImagePolicy
+from bentos.policy.build import BuildPolicy, ImagePolicy
 from bentos.sealing.bento import SealedBento, build
 from bentos.sealing.lock import lock_for
 from bentos.serving.environments.environment import Environments
-from bentos.serving.log.segments import read_segment, segments
+from bentos.serving.log.segments import scan_segment, segments
 from bentos.versions.model_version import ModelVersion
 from bentos.versions.registry import Registry
 from infra.images.builder import ImageBuilder
@@ -287,7 +286,7 @@ def test_iv_moves_to_other_dependencies_without_a_failed_request(world: World, c
         assert set(steady.answers) == set(world.answers.items())
         sent = sum(steady.answers.values())
         assert one.stop() == 0
-        logged = [record for path in segments(one.segments) for record in read_segment(path)[0]]
+        logged = [record for path in segments(one.segments) for record in scan_segment(path).records]
         assert len(logged) == sent, "every server wrote its own part of the prediction log"
         print(f"IV: {sent} requests, none failed, the slowest took {steady.slowest * 1000:.0f} ms")
 

@@ -62,13 +62,13 @@ def test_up_again_says_that_it_is_up(stack):
 
 
 def test_the_alias_challenger_starts_one_run_by_webhook(stack):
-    with MlflowRest(stack.settings.mlflow_url) as rest:
-        rest.call("POST", "/registered-models/create", name="wine")
-        run = rest.call("POST", "/runs/create", experiment_id="0")["run"]["info"]
-        source = f"{run['artifact_uri']}/model"  # nothing is there: the release it starts has nothing to release
-        rest.call("POST", "/model-versions/create", name="wine", source=source, run_id=run["run_id"])
-        rest.call("POST", "/registered-models/alias", name="wine", alias="other", version="1")
-        rest.call("POST", "/registered-models/alias", name="wine", alias="challenger", version="1")
+    rest = MlflowRest(stack.settings.mlflow_url)
+    rest.call("POST", "/registered-models/create", name="wine")
+    run = rest.call("POST", "/runs/create", experiment_id="0")["run"]["info"]
+    source = f"{run['artifact_uri']}/model"  # nothing is there: the release it starts has nothing to release
+    rest.call("POST", "/model-versions/create", name="wine", source=source, run_id=run["run_id"])
+    rest.call("POST", "/registered-models/alias", name="wine", alias="other", version="1")
+    rest.call("POST", "/registered-models/alias", name="wine", alias="challenger", version="1")
 
     def counts() -> dict[str, int]:
         return dict(httpx.get(f"{stack.settings.receiver_url}/stats", trust_env=False).json()["webhooks"])
@@ -86,8 +86,8 @@ def test_the_alias_challenger_starts_one_run_by_webhook(stack):
 def test_the_webhook_is_registered_once_however_often_up_runs(stack):
     code = "from flows.triggers.webhook import main; main(); main()"
     subprocess.run([sys.executable, "-c", code], env=stack.environ, check=True, capture_output=True)
-    with MlflowRest(stack.settings.mlflow_url) as rest:
-        assert len(rest.call("GET", "/webhooks")["webhooks"]) == 1
+    rest = MlflowRest(stack.settings.mlflow_url)
+    assert len(rest.call("GET", "/webhooks")["webhooks"]) == 1
 
 
 def test_labels_are_taken(stack):

@@ -33,8 +33,8 @@ def prefect(stack: Stack, *arguments: str) -> str:
 
 
 def set_alias(stack: Stack, alias: str, version: str) -> None:
-    with MlflowRest(stack.settings.mlflow_url) as rest:
-        rest.call("POST", "/registered-models/alias", name=MODEL, alias=alias, version=version)
+    rest = MlflowRest(stack.settings.mlflow_url)
+    rest.call("POST", "/registered-models/alias", name=MODEL, alias=alias, version=version)
 
 
 def newest(stack: Stack) -> Release | None:

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from bentos.policy.limits import Limits
-from bentos.policy.split import StickyKey
+from bentos.policy.gates import StickyKey
+from bentos.policy.serving import Limits
 from infra.targets.interface import Address
 from infra.traffic import Arm, TrafficPlan, TrafficPlanError
 

@@ -10,7 +10,6 @@ version with the same lock.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -19,8 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,9 +33,9 @@ from bentos.serving.environments.requirements import (
     unsatisfied,
 )
 from bentos.serving.errors import PermanentError, TransientError
-from bentos.serving.files import writable, write_atomically
+from bentos.serving.files import held, writable, write_atomically
 
-__all__ = ["SERVING", "Environment", "Environments", "Lock", "PermanentEnvironmentError", "TransientEnvironmentError"]
+__all__ = ["SERVING", "Environments", "Lock", "PermanentEnvironmentError", "TransientEnvironmentError"]
 
 AWAY = ("Failed to fetch", "error sending request", "Could not connect", "timed out", "dns error", "client error")
 """What uv says when it did not reach the package index."""
@@ -66,16 +64,6 @@ class Lock:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Environment:
-    """An interpreter that has what the lock says. *own* is True for the stack's own."""
-
-    python: Path
-    lock_digest: str
-    own: bool
-    note: str = ""
-
-
 class Environments:
     """The model environments below *folder*; *uv* is its binary (default: the one installed beside this interpreter).
 
@@ -86,10 +74,6 @@ class Environments:
         self.folder = folder.absolute()
         self._uv = uv
         self._timeout = timeout
-
-    def own_satisfies(self, requirements: Sequence[str]) -> list[str]:
-        """The requirements that the stack's own environment does not satisfy; empty where it satisfies all."""
-        return unsatisfied(requirements)
 
     def lock(
         self,
@@ -125,8 +109,8 @@ class Environments:
             write_atomically(kept, json.dumps(asdict(lock)))
         return lock
 
-    def ensure(self, lock: Lock) -> Environment:
-        """The environment of *lock*, made on first use.
+    def ensure(self, lock: Lock) -> Path:
+        """The interpreter of the environment that has what *lock* says, made on first use; the stack's own where that does.
 
         Raises PermanentEnvironmentError or TransientEnvironmentError; nothing half-made is ever used.
         """
@@ -137,15 +121,15 @@ class Environments:
                     f"environment {lock.digest[:23]}: the stack's own environment no longer satisfies the lock:"
                     f" {', '.join(changed)}. Release the version again, so that it is locked anew."
                 )
-            return Environment(Path(sys.executable), lock.digest, own=True, note=lock.note)
+            return Path(sys.executable)
         home = self.folder / lock.digest.removeprefix("sha256:")[:16]
         python, complete = home / "bin" / "python", home / ".complete"
         if not complete.exists():
-            with writable(self.folder, "the model's environment"), self._held(home):
+            with writable(self.folder, "the model's environment"), held(home.with_suffix(".lock")):
                 if not complete.exists():  # else another process made it meanwhile
                     self._make(home, python, lock)
                     complete.write_text(lock.digest)
-        return Environment(python, lock.digest, own=False, note=lock.note)
+        return python
 
     def _make(self, home: Path, python: Path, lock: Lock) -> None:
         """Makes the environment at its final place, since virtual environments cannot be moved."""
@@ -236,14 +220,6 @@ class Environments:
         command = [str(self._binary()), "python", "find", "--no-python-downloads", "--system", minor]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         return done.stdout.strip() or None if done.returncode == 0 else None
-
-    @contextmanager
-    def _held(self, home: Path) -> Iterator[None]:
-        """Holds the lock file beside *home*; the kernel lets go of it when the holder dies."""
-        home.parent.mkdir(parents=True, exist_ok=True)
-        with home.with_suffix(".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
 
 def _minor() -> str:

@@ -64,10 +64,10 @@ def interpreter(lock: Lock, where: Environments) -> Path:
 
     Raises PermanentEnvironmentError, TransientEnvironmentError, StateFolderError.
     """
-    python = where.ensure(lock).python
+    python = where.ensure(lock)
     if not python.exists():  # the cache outlived the Python that it was made with
         (python.parents[1] / ".complete").unlink(missing_ok=True)
-        python = where.ensure(lock).python
+        python = where.ensure(lock)
     return python
 
 

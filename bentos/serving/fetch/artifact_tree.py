@@ -21,11 +21,16 @@ def tree_digest(folder: Path, pattern: str = "*") -> str:
 
     Symbolic links are refused with ValueError: what they point at is outside the tree.
     """
+    return files_digest({path.relative_to(folder).as_posix(): path for path in _files(folder, pattern)})
+
+
+def files_digest(files: Mapping[str, Path]) -> str:
+    """``sha256:…`` over the sorted pairs of *files*: relative path, sha256 of the file."""
     total = hashlib.sha256()
-    for path in sorted(_files(folder, pattern), key=lambda path: path.relative_to(folder).as_posix()):
+    for relative, path in sorted(files.items()):
         with path.open("rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
-        total.update(f"{path.relative_to(folder).as_posix()}\0{content}\n".encode())
+        total.update(f"{relative}\0{content}\n".encode())
     return "sha256:" + total.hexdigest()
 
 

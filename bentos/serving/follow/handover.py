@@ -154,7 +154,7 @@ class Handover:
             logger.error("the server of %s ended with %d; it is started again", self._serving.runnable.version, code)
             if now - self._serving.started > SOUND_SECONDS:
                 self._backoff = BACKOFF[0]
-            self._serving.close()
+            self._serving.kill()
             self._serving, self._again = None, now + self._backoff
         if self._serving is None and self._coming is None and self._good is not None and now >= self._again:
             self._backoff = min(self._backoff * 2, BACKOFF[1])

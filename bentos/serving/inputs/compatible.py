@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bentos.serving.inputs.signature import Column, Signature
+from bentos.serving.inputs.signature import Signature
 
 
 def incompatibility(old: Signature, new: Signature) -> str:
@@ -11,9 +11,9 @@ def incompatibility(old: Signature, new: Signature) -> str:
     A new column must be optional, a column of both must keep its type and may not become required; tensors and params
     must be the same, but for params that are new.
     """
-    if isinstance(old.inputs[0], Column) != isinstance(new.inputs[0], Column):
+    if bool(old.columns) != bool(new.columns):
         return "one takes columns, the other tensors"
-    reason = _columns(old, new) if isinstance(old.inputs[0], Column) else _tensors(old, new)
+    reason = _columns(old, new) if old.columns else _tensors(old, new)
     known = {param.name: param for param in new.params}
     for param in old.params:
         if param.name not in known:
@@ -24,9 +24,8 @@ def incompatibility(old: Signature, new: Signature) -> str:
 
 
 def _columns(old: Signature, new: Signature) -> str:
-    before = _by_name(old)
-    for name, column in _by_name(new).items():
-        earlier = before.get(name)
+    for name, column in new.columns.items():
+        earlier = old.columns.get(name)
         if earlier is None:
             if column.required:
                 return f"column {name!r} ({column.type}) is new and required"
@@ -35,11 +34,6 @@ def _columns(old: Signature, new: Signature) -> str:
         elif column.required and not earlier.required:
             return f"column {name!r} was optional, is required"
     return ""
-
-
-def _by_name(signature: Signature) -> dict[str, Column]:
-    columns = [entry for entry in signature.inputs if isinstance(entry, Column)]
-    return {column.name or str(position): column for position, column in enumerate(columns)}
 
 
 def _tensors(old: Signature, new: Signature) -> str:

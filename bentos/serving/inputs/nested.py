@@ -40,7 +40,7 @@ def fit(value: Any, spec: dict[str, Any], required: bool = True) -> Any:
 
 
 def blank(spec: dict[str, Any]) -> Any:
-    """The smallest value of a nested type: an empty list or map, an object with its required properties blank."""
+    """The smallest value of a type: zero, an empty text, list or map, an object with its required properties blank."""
     kind = spec["type"]
     if kind == "object":
         return {name: blank(item) for name, item in spec["properties"].items() if item.get("required", True)}

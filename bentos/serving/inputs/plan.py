@@ -77,7 +77,9 @@ class InputPlan:
         rows = self._rows(columns)
         mask = np.zeros(rows, dtype=bool)
         reasons: dict[int, str] = {}
-        for column, values in self._present(columns):
+        for key, column in zip(self.keys, self.columns, strict=True):
+            if (values := columns.get(key)) is None:
+                continue
             try:
                 convert(values, column.type, column.required)
             except ValueMismatch:
@@ -102,13 +104,8 @@ class InputPlan:
                 t.name or "": np.zeros([1 if n == -1 else n for n in t.shape], dtype=np.dtype(t.dtype))
                 for t in self.tensors
             }
-        row = {"boolean": False, "string": "", "binary": b"", "datetime": "1970-01-01"}
-        return {
-            column.name or str(i): [
-                row.get(column.type, 0) if column.type in SCALARS else blank(json.loads(column.type))
-            ]
-            for i, column in enumerate(self.columns)
-        }
+        kinds = [{"type": c.type} if c.type in SCALARS else json.loads(c.type) for c in self.columns]
+        return {key: [blank(kind)] for key, kind in zip(self.keys, kinds, strict=True)}
 
     def _coerce_columns(self, columns: Mapping[Any, Any]) -> InputRows:
         rows = self._rows(columns)
@@ -186,9 +183,6 @@ class InputPlan:
             return {first: np.column_stack([as_array(value) for value in arrays.values()])}, True
         except (ValueError, TypeError) as error:
             raise InputError(f"columns {list(arrays)[:5]} do not make one tensor: {error}") from error
-
-    def _present(self, columns: Mapping[Any, Any]) -> list[tuple[Column, Any]]:
-        return [(column, columns[key]) for key, column in zip(self.keys, self.columns, strict=True) if key in columns]
 
     def _rows(self, columns: Mapping[Any, Any]) -> int:
         """The number of rows. Raises InputError for missing required columns or columns of different lengths."""

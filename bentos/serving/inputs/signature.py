@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,16 @@ class Signature:
     inputs: tuple[Column, ...] | tuple[Tensor, ...]
     outputs: tuple[Column, ...] | tuple[Tensor, ...] = ()
     params: tuple[Param, ...] = ()
+
+    @cached_property
+    def columns(self) -> dict[str, Column]:
+        """The columns in order by name, unnamed ones by position; empty for a model over tensors."""
+        return {e.name or str(place): e for place, e in enumerate(self.inputs) if isinstance(e, Column)}
+
+    @cached_property
+    def kinds(self) -> dict[str, str]:
+        """The types of ``columns``."""
+        return {name: column.type for name, column in self.columns.items()}
 
 
 def load_signature(folder: Path) -> Signature:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bentos.serving.inputs.plan import InputPlan
+from bentos.serving.inputs.scalars import objects
 from bentos.serving.inputs.signature import Inputs, Signature
 from bentos.serving.wire.arrow import stream as arrow_stream
 from bentos.serving.wire.interface import WireError, parse_object
@@ -51,8 +52,6 @@ def decode_response(kind: str, content_type: str, header_length: int, body: byte
     if content_type == arrow_stream.MEDIA_TYPE:
         return _one(arrow_stream.read(body))
     values = parse_object(body, "answer").get("predictions")
-    if isinstance(values, dict):
-        values = [values]
     if not isinstance(values, list):
         values = [values]
     if values and all(isinstance(row, dict) and len(row) == 1 for row in values):
@@ -65,7 +64,7 @@ def _one(outputs: Mapping[str, Any]) -> np.ndarray:
     if len(outputs) == 1:
         return np.asarray(next(iter(outputs.values())))
     names = list(outputs)
-    return _objects([dict(zip(names, row, strict=True)) for row in zip(*outputs.values(), strict=True)])
+    return objects([dict(zip(names, row, strict=True)) for row in zip(*outputs.values(), strict=True)])
 
 
 def decode_outputs(content_type: str, header_length: int, body: bytes) -> dict[str, np.ndarray]:
@@ -91,7 +90,7 @@ def _texts(array: np.ndarray) -> np.ndarray:
     if array.dtype != object:
         return array
     texts = [v.decode("utf-8", "replace") if isinstance(v, bytes) else v for v in array.reshape(-1)]
-    return _objects(texts).reshape(array.shape)
+    return objects(texts).reshape(array.shape)
 
 
 def as_array(values: list[Any]) -> np.ndarray:
@@ -108,14 +107,5 @@ def as_array(values: list[Any]) -> np.ndarray:
         try:
             return np.array(values, dtype=np.float64)
         except (ValueError, TypeError):
-            return _objects(values)
-    return _objects(values)
-
-
-def _objects(values: list[Any]) -> np.ndarray:
-    out = np.empty(len(values), dtype=object)
-    out[:] = values if not any(isinstance(value, list) for value in values) else [None] * len(values)
-    for number, value in enumerate(values):
-        if isinstance(value, list):
-            out[number] = value
-    return out
+            return objects(values)
+    return objects(values)

@@ -94,18 +94,12 @@ def _order(stem: str) -> tuple[int, ...]:
     return tuple(int(part) if part.isdigit() else 0 for part in stem.split("-"))
 
 
-def read_segment(path: Path, offset: int = 0) -> tuple[list[Record], int]:
-    """The whole records of the segment at *path* from byte *offset* on, and the offset to go on from.
+def scan_segment(path: Path, offset: int = 0) -> Scan:
+    """The whole records of the segment at *path* from byte *offset* on, and how many its server said it dropped.
 
     Stops before a torn or unfinished tail. A segment closed meanwhile (``.open`` became ``.seg``) is found under its new
     name. Raises FileNotFoundError where neither is there.
     """
-    scan = scan_segment(path, offset)
-    return scan.records, scan.offset
-
-
-def scan_segment(path: Path, offset: int = 0) -> Scan:
-    """As ``read_segment``, with the number of records its server said it dropped."""
     try:
         file = path.open("rb")
     except FileNotFoundError:

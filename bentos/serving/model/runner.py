@@ -90,11 +90,29 @@ class ModelRunner:
             raise PredictError(f"model {name} raised {type(error).__name__}: {error}") from error
 
     def example(self) -> Inputs | None:
-        """The input example logged with the model, as inputs of ``predict``; None if there is none.
+        """The input example logged with the model (MLflow's ``serving_input_example.json``), as inputs of ``predict``; None if
+        there is none.
 
         Raises InputError if the file is there and cannot be read.
         """
-        return read_example(self.folder)
+        path = self.folder / "serving_input_example.json"
+        if not path.is_file():
+            return None
+        try:
+            body = json.loads(path.read_bytes())  # MLflow writes a bare NaN for a missing number, which orjson refuses
+            if (split := body.get("dataframe_split")) is not None:
+                rows = split["data"]
+                names = split.get("columns", range(len(rows[0])))
+                return {str(name): [row[i] for row in rows] for i, name in enumerate(names)}
+            return body.get("inputs", body.get("instances"))
+        except (ValueError, AttributeError, KeyError, IndexError, TypeError) as error:
+            raise InputError(f"the input example {path} cannot be read: {error!r}. Log the model again") from error
+
+    def sample(self) -> InputRows:
+        """Rows to try the model with: its input example, else one synthetic row. Raises InputError for an example that does
+        not fit."""
+        example = self.example()
+        return self.plan.coerce(self.plan.synthetic() if example is None else example)
 
     def warm(self) -> bool:
         """Predict once so that the first request finds caches filled and lazy imports done.
@@ -131,19 +149,3 @@ def read_seal(path: Path) -> dict[str, Any]:
     if not isinstance(facts, dict) or not {"model", "version"} <= facts.keys():
         raise LoadError(f"{path} names no model and version: expected a sealed bento. Build the bento again")
     return facts
-
-
-def read_example(folder: Path) -> Inputs | None:
-    """The inputs in MLflow's ``serving_input_example.json``; None if the model was logged without an example."""
-    path = folder / "serving_input_example.json"
-    if not path.is_file():
-        return None
-    try:
-        body = json.loads(path.read_bytes())  # MLflow writes a bare NaN for a missing number, which orjson refuses
-        if (split := body.get("dataframe_split")) is not None:
-            rows = split["data"]
-            names = split.get("columns", range(len(rows[0])))
-            return {str(name): [row[i] for row in rows] for i, name in enumerate(names)}
-        return body.get("inputs", body.get("instances"))
-    except (ValueError, AttributeError, KeyError, IndexError, TypeError) as error:
-        raise InputError(f"the input example {path} cannot be read: {error!r}. Log the model again") from error

@@ -11,13 +11,13 @@ from bentos.serving.wire.v2 import grpc as v2_grpc
 from bentos.serving.wire.v2 import rest as v2
 from bentos.serving.wire.v2.grpc_status import SERVICE
 
+METHODS = ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata")
+
 
 def answer_unary(method: str, body: bytes, live: ServedModel, *, ready: bool) -> Answer:
     """Answers *method* (the last part of its path), whatever it is but ModelInfer. Never raises."""
     try:
         made = _answer(method, body, live, ready)
-    except v2_grpc.UnknownModelError as error:
-        return _signed(live, refused("grpc", 404, str(error)))
     except WireError as error:
         return _signed(live, failed(live, "grpc", error))
     if made is None:
@@ -31,20 +31,16 @@ def _signed(live: ServedModel, found: Answer) -> Answer:
 
 
 def _answer(method: str, body: bytes, live: ServedModel, ready: bool) -> Any:
-    if method == "ServerLive":
-        v2_grpc.parse("ServerLiveRequest", body)
-        return v2_grpc.new("ServerLiveResponse", live=True)
-    if method == "ServerReady":
-        v2_grpc.parse("ServerReadyRequest", body)
-        return v2_grpc.new("ServerReadyResponse", ready=ready)
-    if method == "ServerMetadata":
-        v2_grpc.parse("ServerMetadataRequest", body)
-        return v2_grpc.new("ServerMetadataResponse", name="shipway", version="1", extensions=v2.EXTENSIONS)
-    if method in ("ModelReady", "ModelMetadata"):
-        asked = v2_grpc.parse(f"{method}Request", body)
+    if method not in METHODS:
+        return None
+    asked, model = v2_grpc.parse(f"{method}Request", body), method.startswith("Model")
+    if model:
         v2_grpc.check_model(asked.name, asked.version, live.model, live.version)
-        if method == "ModelReady":
-            return v2_grpc.new("ModelReadyResponse", ready=ready)
+    found: dict[str, Any] = {"name": "shipway", "version": "1", "extensions": v2.EXTENSIONS}
+    if method.endswith("Ready"):
+        found = {"ready": ready}
+    elif method.endswith("Live"):
+        found = {"live": True}
+    elif model:
         found = v2.metadata(live.runner.signature, live.model, live.version, probabilities=live.probabilities)
-        return v2_grpc.new("ModelMetadataResponse", **found)
-    return None
+    return v2_grpc.new(f"{method}Response", **found)

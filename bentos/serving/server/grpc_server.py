@@ -103,7 +103,7 @@ def _service(plane: DataPlane) -> Any:
 
     calls = _Calls(plane, {code.value[0]: code for code in grpc.StatusCode})
     handlers = {SERVICE + "ModelInfer": grpc.unary_unary_rpc_method_handler(calls.infer)}
-    for method in ("ServerLive", "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata"):
+    for method in grpc_calls.METHODS:
         handlers[SERVICE + method] = grpc.unary_unary_rpc_method_handler(calls.unary(method))
     return Service()
 

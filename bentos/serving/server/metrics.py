@@ -44,13 +44,12 @@ class ServerMetrics(Collector):
         self._server[at.PID_AT] = os.getpid()
         self._answers: Cells = [0] * at.VERSION_CELLS
         self._shared: SharedCells | None = None
-        self._worker = 0
         self._process = ProcessCollector(registry=None)
         self.registry.register(self)
 
     def share(self, shared: SharedCells, worker: int) -> None:
         """Counts in *worker*'s part of *shared*, before the first request; whoever is asked tells the sum of all."""
-        self._shared, self._worker = shared, worker
+        self._shared = shared
         self._server = shared.server(worker)
         self._server[at.PID_AT] = os.getpid()
         self._server[at.QUEUE_AT] = self._server[at.CLOSED_AT] = 0

@@ -60,13 +60,9 @@ class ServerProcess:
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """Ends it now."""
+        """Ends it now, where it has not ended, and lets go of the line."""
         self._process.kill()
         self._process.wait()
-        self.close()
-
-    def close(self) -> None:
-        """Lets go of the line."""
         self._line.close()
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from bentos.serving.cells import OUTCOMES
 from bentos.serving.server.drain import DrainingServer
 from bentos.serving.server.http1 import RETIRED
 
@@ -70,10 +71,6 @@ class ReplaceableServer(DrainingServer):
                 word, _, rest = line.rstrip("\n").partition(" ")
                 if word == "retire":
                     self._retire.set()
-                elif word == "refused":
-                    self._plane.state.refuse(rest)
-                elif word == "kept":
-                    self._plane.state.keep()
-                elif word == "taken":
-                    self._plane.state.take()
+                elif word in OUTCOMES:
+                    self._plane.state.told(word, rest)
         self.handle_exit(signal.SIGTERM, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,8 @@ import orjson
 
 from bentos.serving.inputs.rows import InputRows
 from bentos.serving.inputs.signature import InputError, read_mlmodel
-from bentos.serving.model.interface import PredictError, Prediction
+from bentos.serving.model import latency_profile
+from bentos.serving.model.interface import PredictError
 from bentos.serving.model.runner import ModelRunner
 from bentos.serving.wire import openapi
 from bentos.serving.wire.scoring.doubles import Doubles
@@ -23,7 +23,6 @@ from bentos.serving.wire.scoring.doubles import Doubles
 CHEAP_SECONDS = 5e-6  # joining requests and cutting their answers apart costs each of them about as much
 LARGEST_BATCH = 4096
 _PROBED = (1, 8, 32)
-_JOINED = (2, 3, 5, 8, 32)
 
 
 @dataclass(frozen=True)
@@ -115,30 +114,19 @@ class ServedModel:
         runner = ModelRunner.load(folder)
         runner.warm()
         mlmodel = read_mlmodel(runner.folder)
-        rows = _rows(runner)
+        rows = runner.sample()
+        tried = latency_profile.answered(runner, rows)  # words where the model refuses the synthetic row
         latency, rowwise, probabilities = _measured(runner, rows)
         return ServedModel(
             runner,
             runner.model or model or "model",
             runner.version or version or "0",
             str(mlmodel.get("mlflow_version", "")),
-            _has_probabilities(runner, rows),
+            not isinstance(tried, str) and tried.probabilities is not None,
             latency,
             rowwise,
             probabilities,
         )
-
-
-def _rows(runner: ModelRunner) -> InputRows:
-    example = runner.example()
-    return runner.plan.coerce(runner.plan.synthetic() if example is None else example)
-
-
-def _has_probabilities(runner: ModelRunner, rows: InputRows) -> bool:
-    try:
-        return runner.answer(rows, runner.plan.coerce_params(None), probabilities=True).probabilities is not None
-    except (InputError, PredictError):  # a model may refuse the synthetic row
-        return False
 
 
 def _measured(runner: ModelRunner, rows: InputRows) -> tuple[Mapping[int, float], bool, bool]:
@@ -146,44 +134,20 @@ def _measured(runner: ModelRunner, rows: InputRows) -> tuple[Mapping[int, float]
     profile = runner.profile
     if profile.latency:
         return profile.latency, profile.rowwise, profile.rowwise_probabilities
-    params = runner.plan.coerce_params(None)
-    latency: dict[int, float] = {}
     try:
-        for count in _PROBED:
-            many = InputRows.join([rows.slice(0, 1)] * count)
-            best = float("inf")
-            for _ in range(3):
-                started = time.perf_counter()
-                runner.answer(many, params)
-                best = min(best, time.perf_counter() - started)
-            latency[count] = best
-        both = _rowwise(runner, probabilities=True)
-        return latency, both or _rowwise(runner, probabilities=False), both
+        measured = latency_profile.measure(runner, rows.slice(0, 1), _PROBED, seconds=0.0)
     except (InputError, PredictError, ValueError):
-        return latency if len(latency) == len(_PROBED) else {}, False, False
+        return {}, False, False
+    both = _rowwise(runner, probabilities=True)
+    latency = {int(count): seconds for count, seconds in measured.items()}
+    return latency, both or _rowwise(runner, probabilities=False), both
 
 
 def _rowwise(runner: ModelRunner, *, probabilities: bool) -> bool:
     """Whether random rows answered together get, to the bit, what each gets alone: a matrix product of several rows adds
     up in another order. Only models over floating point are tried; others join rows where their bento says so."""
-    plan, params, rows = runner.plan, runner.plan.coerce_params(None), max(_PROBED)
+    plan = runner.plan
     if plan.uniform is None or plan.uniform.kind != "f":
         return False
-    drawn = np.random.default_rng(0).standard_normal((rows, len(plan.columns)))
-    data = plan.whole(drawn.astype(plan.uniform))
-
-    def answered(start: int, stop: int) -> Prediction:
-        return runner.answer(data.slice(start, stop), params, probabilities=probabilities)
-
-    alone = [_bits(answered(row, row + 1)) for row in range(rows)]
-    for size in _JOINED:
-        for start in range(0, rows - size + 1, size):
-            made = answered(start, start + size)
-            if made.rows != size or [_bits(made.slice(n, n + 1)) for n in range(size)] != alone[start : start + size]:
-                return False
-    return True
-
-
-def _bits(made: Prediction) -> list[Any]:
-    arrays = [*made.outputs().values(), *([] if made.probabilities is None else [made.probabilities])]
-    return [array.tolist() if array.dtype == object else array.tobytes() for array in arrays]
+    drawn = np.random.default_rng(0).standard_normal((max(_PROBED), len(plan.columns)))
+    return latency_profile.rowwise(runner, plan.whole(drawn.astype(plan.uniform)), probabilities=probabilities)

@@ -22,16 +22,8 @@ class ServerState:
     draining: bool = False
     refused: str = ""
 
-    def refuse(self, reason: str) -> None:
-        """The alias names another version, which is not taken for *reason*."""
-        self.refused = reason
-        self.metrics.followed("refused", reason)
-
-    def keep(self) -> None:
-        """The alias names this version again: the refusal is forgotten."""
-        self.refused = ""
-        self.metrics.followed("kept")
-
-    def take(self) -> None:
-        """This server has taken the place of another version's."""
-        self.metrics.followed("taken")
+    def told(self, outcome: str, refused: str) -> None:
+        """What the parent says of the followed alias: "refused", another version is not taken for the reason *refused*; "kept",
+        it names this one again; "taken", this server has another version's place."""
+        self.refused = refused
+        self.metrics.followed(outcome, refused)

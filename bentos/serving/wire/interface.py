@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from bentos.serving.errors import PermanentError
-from bentos.serving.inputs.signature import Column, Inputs, Signature
+from bentos.serving.inputs.signature import Inputs
 
 
 class WireError(PermanentError):
@@ -70,15 +70,6 @@ def _parse_lenient(body: bytes, what: str, error: ValueError) -> Any:
     except (ValueError, RecursionError, TypeError) as lenient:
         raise WireError(f"{what}: expected JSON in UTF-8, found {_short(str(lenient))}") from None
     return value
-
-
-def column_kinds(signature: Signature) -> dict[str, str]:
-    """The model's columns in order, name to type; unnamed ones go by position. Empty for a model over tensors."""
-    return {
-        entry.name or str(position): entry.type
-        for position, entry in enumerate(signature.inputs)
-        if isinstance(entry, Column)
-    }
 
 
 def kind_of(value: Any) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 from bentos.serving.inputs.signature import Column, Signature, Tensor
 from bentos.serving.wire.compression import CODINGS
-from bentos.serving.wire.interface import column_kinds
 from bentos.serving.wire.negotiation import TYPES
 from bentos.serving.wire.scoring.invocations import FORMATS
 from bentos.serving.wire.v2.tensors import DTYPES
@@ -28,17 +27,13 @@ _NULL_IS_NAN = ("float", "double", "string", "datetime")  # null there is a miss
 
 def describe(signature: Signature, model: str, version: str) -> dict[str, Any]:
     """An OpenAPI 3.1 document of the prediction endpoints, with one row's schema made from the signature."""
-    row = row_schema(signature)
-    rows = {"type": "array", "items": row}
-    properties = {
-        "dataframe_records": rows,
-        "dataframe_split": _split_schema(signature),
-        "instances": {"type": "array"},
-        "inputs": {},
-        "params": _params_schema(signature),
-    }
-    body = {"type": "object", "properties": properties, "oneOf": [{"required": [form]} for form in FORMATS]}
-    answer = {"type": "object", "required": ["predictions"], "properties": {"predictions": {}}}
+    rows = {"type": "array", "items": row_schema(signature)}
+    split, params = _split_schema(signature), _params_schema(signature)
+    forms = _object(
+        dataframe_records=rows, dataframe_split=split, instances={"type": "array"}, inputs={}, params=params
+    )
+    body = {**forms, "oneOf": [{"required": [form]} for form in FORMATS]}
+    answer = _object("predictions", predictions={})
     answers = {kind: answer if form == "json" else _binary(_ANSWERED[form]) for kind, form in TYPES.items()}
     accepted = {"application/json": body, "text/csv": {"type": "string"}, **_tables(signature)}
     invoke = _operation("Predict, in MLflow's scoring protocol", accepted, answers, _MLFLOW_ERROR)
@@ -63,26 +58,20 @@ def describe(signature: Signature, model: str, version: str) -> dict[str, Any]:
 def row_schema(signature: Signature) -> dict[str, Any]:
     """JSON schema of one row: an object of columns, or of named tensors, or a nested array."""
     if isinstance(signature.inputs[0], Column):
-        kinds = column_kinds(signature)
-        required = [
-            key
-            for key, entry in zip(kinds, signature.inputs, strict=True)
-            if isinstance(entry, Column) and entry.required
-        ]
-        return {
-            "type": "object",
-            "properties": {
-                key: _nullable(_column_schema(kind))
-                if kind in _NULL_IS_NAN or key not in required
-                else _column_schema(kind)
-                for key, kind in kinds.items()
-            },
-            "required": required,
-        }
+        properties = {}
+        for name, column in signature.columns.items():
+            schema = _column_schema(column.type)
+            null = column.type in _NULL_IS_NAN or not column.required
+            properties[name] = _nullable(schema) if null else schema
+        return _object(*(name for name, column in signature.columns.items() if column.required), **properties)
     tensors = [entry for entry in signature.inputs if isinstance(entry, Tensor)]
     if tensors[0].name is None:
         return _tensor_schema(tensors[0])
-    return {"type": "object", "properties": {entry.name: _tensor_schema(entry) for entry in tensors}}
+    return _object(**{str(tensor.name): _tensor_schema(tensor) for tensor in tensors})
+
+
+def _object(*required: str, **properties: Any) -> dict[str, Any]:
+    return {"type": "object", **({"required": list(required)} if required else {}), "properties": properties}
 
 
 def _column_schema(kind: str) -> dict[str, Any]:
@@ -99,27 +88,17 @@ def _tensor_schema(tensor: Tensor) -> dict[str, Any]:
 
 
 def _split_schema(signature: Signature) -> dict[str, Any]:
-    names = {"type": "array", "items": {"type": "string"}, "examples": [list(column_kinds(signature))]}
-    return {
-        "type": "object",
-        "required": ["data"],
-        "properties": {
-            "columns": names,
-            "data": {"type": "array", "items": {"type": "array"}},
-            "index": {"type": "array"},
-        },
-    }
+    names = {"type": "array", "items": {"type": "string"}, "examples": [list(signature.kinds)]}
+    return _object("data", columns=names, data={"type": "array", "items": {"type": "array"}}, index={"type": "array"})
 
 
 def _params_schema(signature: Signature) -> dict[str, Any]:
     properties = {}
     for param in signature.params:
         schema = _column_schema(param.type)
-        properties[param.name] = {
-            **({"type": "array", "items": schema} if param.shape else schema),
-            "default": param.default,
-        }
-    return {"type": "object", "properties": properties, "additionalProperties": False}
+        schema = {"type": "array", "items": schema} if param.shape else schema
+        properties[param.name] = {**schema, "default": param.default}
+    return {**_object(**properties), "additionalProperties": False}
 
 
 def _operation(
@@ -153,7 +132,9 @@ def _response(text: str, error: dict[str, Any]) -> dict[str, Any]:
 def _tables(signature: Signature) -> dict[str, Any]:
     """The binary forms of rows."""
     npy = "numpy.save of the tensor, or of an array [rows, columns] in the signature's order, or of a structured array"
-    arrow = f"Record batches, not compressed, with the flat columns {', '.join(column_kinds(signature))[:2000] or 'of the tensor'}"
+    arrow = (
+        f"Record batches, not compressed, with the flat columns {', '.join(signature.kinds)[:2000] or 'of the tensor'}"
+    )
     return {"application/x-npy": _binary(npy), "application/vnd.apache.arrow.stream": _binary(arrow)}
 
 
@@ -171,49 +152,30 @@ _ANSWERED = {
     "npy": "The predictions as one array, as numpy.load reads it",
     "arrow": "A record batch with a column prediction, or one a named output",
 }
-_MLFLOW_ERROR = {
-    "type": "object",
-    "required": ["error_code", "message"],
-    "properties": {"error_code": {"type": "string"}, "message": {"type": "string"}},
-}
-_V2_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+_TEXT = {"type": "string"}
+_MLFLOW_ERROR = _object("error_code", "message", error_code=_TEXT, message=_TEXT)
+_V2_ERROR = _object("error", error=_TEXT)
 _MAYBE_OBJECT = {"type": ["object", "null"]}
-_TENSOR: dict[str, Any] = {
-    "type": "object",
-    "required": ["name", "shape", "datatype"],
-    "properties": {
-        "name": {"type": "string"},
-        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
-        "datatype": {"type": "string", "enum": list(DTYPES)},
-        "data": {"type": "array"},
-        "parameters": _MAYBE_OBJECT,
-    },
-}
-_OUTPUT = {
-    "type": "object",
-    "required": ["name"],
-    "properties": {"name": {"type": "string"}, "parameters": _MAYBE_OBJECT},
-}
-_V2_REQUEST = {
-    "type": "object",
-    "required": ["inputs"],
-    "properties": {
-        "id": {"type": "string"},
-        "parameters": _MAYBE_OBJECT,
-        "inputs": {"type": "array", "minItems": 1, "items": _TENSOR},
-        "outputs": {"type": ["array", "null"], "items": _OUTPUT},
-    },
-}
-_V2_ANSWER = {
-    "type": "object",
-    "required": ["model_name", "model_version", "outputs"],
-    "properties": {
-        "model_name": {"type": "string"},
-        "model_version": {"type": "string"},
-        "id": {"type": "string"},
-        "outputs": {"type": "array", "items": _TENSOR},
-    },
-}
+_TENSOR = _object(
+    "name", "shape", "datatype",
+    name=_TEXT,
+    shape={"type": "array", "items": {"type": "integer", "minimum": 0}},
+    datatype={"type": "string", "enum": list(DTYPES)},
+    data={"type": "array"},
+    parameters=_MAYBE_OBJECT,
+)  # fmt: skip
+_OUTPUT = _object("name", name=_TEXT, parameters=_MAYBE_OBJECT)
+_V2_REQUEST = _object(
+    "inputs",
+    id=_TEXT,
+    parameters=_MAYBE_OBJECT,
+    inputs={"type": "array", "minItems": 1, "items": _TENSOR},
+    outputs={"type": ["array", "null"], "items": _OUTPUT},
+)
+_V2_ANSWER = _object(
+    "model_name", "model_version", "outputs",
+    model_name=_TEXT, model_version=_TEXT, id=_TEXT, outputs={"type": "array", "items": _TENSOR},
+)  # fmt: skip
 _CONTENT_ENCODING = _header(
     "Content-Encoding",
     f"How the body is compressed: {', '.join(CODINGS)}, or not at all; several, as in gzip, gzip, one after another.",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from threadpoolctl import threadpool_limits
 
-from bentos.runtimes import latency_profile
+from bentos.serving.model import latency_profile
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from bentos.runtimes import equivalence, rows, trees
 from bentos.runtimes.choose import choose
 from bentos.runtimes.rows import Maker, Spread
 from bentos.serving.inputs.signature import InputError
+from bentos.serving.model import latency_profile
 from bentos.serving.model.loaders.converted import ConvertedPredictor
 from bentos.serving.model.profile import FILE, Profile
 from bentos.serving.model.runner import ModelRunner
@@ -86,7 +87,7 @@ def test_what_the_model_refuses_is_refused_in_its_words(kind, value, made):
     inputs = frame(3, seed=1)
     inputs.loc[1, "c"] = value
     data = native.plan.coerce(inputs)
-    wanted, had = equivalence.group("", native, data).native, equivalence.answered(runner, data)
+    wanted, had = equivalence.group("", native, data).native, latency_profile.answered(runner, data)
     if isinstance(wanted, str):
         assert had == wanted.replace(str(native.folder), "m/1")
         with pytest.raises(Exception, match=r"refuses|raised"):
@@ -104,7 +105,7 @@ def test_many_rows_are_the_models_own_where_that_is_sooner_done_and_the_same(tmp
     batch = ModelRunner.load(tmp_path / "b", bulk=True)
     assert not isinstance(batch.predictor, ConvertedPredictor)
     data = online.plan.coerce(frame(3_000, seed=97))
-    assert equivalence.bits_equal(
+    assert latency_profile.bits_equal(
         batch.answer(data, {}, probabilities=True), online.answer(data, {}, probabilities=True)
     )
     monkeypatch.setattr(choosing, "BULK_GAIN", 1e9)

@@ -196,7 +196,7 @@ def test_what_is_sealed_is_the_serving_folder_of_the_installed_code() -> None:
     import bentos
 
     package = Path(str(bentos.__file__)).parent
-    modules = {path.as_posix() for path in serving_modules(package)}
+    modules = set(serving_modules(package))
     on_disk = {path.relative_to(package).as_posix() for path in (package / "serving").rglob("*.py")}
     assert modules == {"__init__.py", *on_disk} and "serving/launcher.py" in modules
 

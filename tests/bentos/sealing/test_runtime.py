@@ -12,9 +12,9 @@ import pytest
 
 from bentos.policy.build import BuildPolicy
 from bentos.sealing.bento import PermanentBuildError, build, load_sealed
+from bentos.sealing.child import run_predict
 from bentos.sealing.lock import lock_for
 from bentos.sealing.runtime import Chosen, choose_runtime
-from bentos.serving.child import run_predict
 from bentos.serving.environments.environment import Environments, PermanentEnvironmentError
 from bentos.serving.fetch.artifact_tree import tree_digest
 from bentos.serving.model.runner import ModelRunner

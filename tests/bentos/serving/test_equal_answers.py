@@ -71,7 +71,7 @@ def as_in_a_child() -> Iterator[None]:
     import sklearn.ensemble  # noqa: F401 brings the OpenMP that is to be limited
     from threadpoolctl import threadpool_limits
 
-    from bentos.runtimes import latency_profile
+    from bentos.serving.model import latency_profile
 
     with pytest.MonkeyPatch.context() as patch, threadpool_limits(1):
         patch.setattr(latency_profile, "SECONDS", 0.01)

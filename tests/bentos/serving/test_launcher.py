@@ -20,7 +20,7 @@ import pytest
 
 from bentos.serving.inputs.signature import load_signature
 from bentos.serving.log.decode import decode_request, decode_response
-from bentos.serving.log.segments import read_segment, segments
+from bentos.serving.log.segments import scan_segment, segments
 from tests.bentos.saved import IGNORED
 from tests.bentos.servers import ROOT, Server, launch
 
@@ -179,7 +179,7 @@ def test_the_log_holds_what_was_asked_and_answered(server: Server, model: Path, 
     deadline = time.monotonic() + 2
     found = {}
     while len(found) < 2 and time.monotonic() < deadline:
-        records = [one for path in segments(server.segments) for one in read_segment(path)[0]]
+        records = [one for path in segments(server.segments) for one in scan_segment(path).records]
         found = {one.request_id: one for one in records if one.request_id.startswith("logged")}
         time.sleep(0.05)
     good, bad = found["logged-1"], found["logged-2"]
@@ -230,7 +230,7 @@ def test_sigterm_under_load_finishes_what_is_in_flight(model: Path, tmp_path: Pa
         assert server.process.wait(20) == 0
     assert closing.is_set()
     assert set(outcomes) == {200}
-    logged = [one for path in segments(folder) for one in read_segment(path)[0]]
+    logged = [one for path in segments(folder) for one in scan_segment(path).records]
     assert len(logged) == len(outcomes), "nothing is lost on a drain"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas
 import pytest
 
-from bentos.policy.reference import ReferencePolicy
+from bentos.policy.gates import ReferencePolicy
 from bentos.versions.reference import ReferenceDataError, find_reference
 from bentos.versions.registry import Registry
 

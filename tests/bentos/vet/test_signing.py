@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from bentos.policy.signature import SignaturePolicy
+from bentos.policy.gates import SignaturePolicy
 from bentos.vet.signing import (
     BadSignatureError,
     ChangedError,

@@ -13,7 +13,7 @@ import numpy
 import pytest
 import yaml
 
-from bentos.policy.vet import VetPolicy
+from bentos.policy.gates import VetPolicy
 from bentos.vet.files import scan_files
 from bentos.vet.vet import vet
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bentos.policy.image import ImagePolicy
+from bentos.policy.build import ImagePolicy
 from bentos.policy.release import ReleasePolicy
 from bentos.serving.environments.environment import Environments
 from bentos.versions.registry import PermanentRegistryError, Registry

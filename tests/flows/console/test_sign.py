@@ -13,8 +13,8 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from bentos.policy.gates import SignaturePolicy
 from bentos.policy.release import ReleasePolicy
-from bentos.policy.signature import SignaturePolicy
 from bentos.serving.environments.environment import Environments
 from bentos.versions.registry import Registry
 from bentos.vet.signing import KeyFileError, Signer, UnsignedError

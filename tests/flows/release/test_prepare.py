@@ -11,13 +11,12 @@ import pytest
 
 from bentos.policy.release import ReleasePolicy
 from bentos.sealing.bento import SealedBento
-from bentos.serving.environments.environment import Environment
 from bentos.versions.model_version import ModelVersion
 from flows.release.line import Line
-from flows.release.prepare import Prepared, bulk_environment
+from flows.release.prepare import Prepared, bulk_python
 
-SERVING = Environment(Path("serving/python"), "sha256:2", own=True)
-OWN = Environment(Path("own/python"), "sha256:3", own=True)
+SERVING = Path("serving/python")
+OWN = Path("own/python")
 
 
 def prepared(folder: Path, **profile: Any) -> Prepared:
@@ -37,11 +36,11 @@ def test_the_record_says_which_runtime_answers_and_why(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("bulk", "wanted"), [(True, OWN), (False, SERVING)])
 def test_batches_are_scored_where_the_profile_says_that_they_are_sooner_done(
-    tmp_path: Path, bulk: bool, wanted: Environment
+    tmp_path: Path, bulk: bool, wanted: Path
 ) -> None:
     found = prepared(tmp_path, runtime="native", reason="", bulk=bulk)
     environments = SimpleNamespace(
         lock=lambda lines, *, flavor, hashed, **_: (lines, flavor, hashed), ensure={((), "sklearn", False): OWN}.get
     )
     line = cast("Line", SimpleNamespace(environments=environments, images=None))
-    assert bulk_environment(line, found, ReleasePolicy()) == wanted
+    assert bulk_python(line, found, ReleasePolicy()) == wanted

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bentos.policy.limits import Limits
+from bentos.policy.serving import Limits
 from infra.gateways.envoy import EnvoyGateway
 from infra.targets.interface import Address
 from infra.traffic import Arm, TrafficPlan

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from bentos.policy.split import StickyKey
+from bentos.policy.gates import StickyKey
 from infra.gateways.interface import PermanentGatewayError, TransientGatewayError
 
 

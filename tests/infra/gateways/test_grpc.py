@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.utils import InferenceServerException
 
-from bentos.policy.limits import Limits
-from bentos.serving.log.segments import read_segment, segments
+from bentos.policy.serving import Limits
+from bentos.serving.log.segments import scan_segment, segments
 from infra.gateways.grpc import LARGEST_MESSAGE
 from infra.targets.interface import Address
 from infra.traffic import Arm, TrafficPlan
@@ -88,7 +88,7 @@ def ask(channel, number, **options):
 
 def logged(host, prefix="id-"):
     time.sleep(0.3)
-    records = [record for path in segments(host.log) for record in read_segment(path)[0]]
+    records = [record for path in segments(host.log) for record in scan_segment(path).records]
     return [record for record in records if record.request_id.startswith(prefix)]
 
 

@@ -11,7 +11,7 @@ import threading
 import docker
 import pytest
 
-from bentos.policy.image import ImagePolicy
+from bentos.policy.build import ImagePolicy
 from infra.images.builder import ImageBuilder
 from infra.images.interface import PermanentImageError, TransientImageError
 from infra.images.template import KEY_LABEL, STAGE_LABEL

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bentos.policy.build import BuildPolicy
-from bentos.policy.image import ImagePolicy
+from bentos.policy.build import BuildPolicy, ImagePolicy
 from bentos.sealing.bento import build
 from bentos.sealing.lock import lock_for
 from bentos.serving.environments.environment import Environments

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from bentos.policy.image import ImagePolicy
+from bentos.policy.build import ImagePolicy
 from infra.images.builder import ImageBuilder
 from infra.images.engine import connected
 from infra.images.interface import PermanentImageError, TransientImageError

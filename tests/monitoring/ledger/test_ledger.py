@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from bentos.policy.gates import SplitPolicy
 from bentos.policy.release import ReleasePolicy
-from bentos.policy.split import SplitPolicy
 from monitoring.interface import PermanentMonitoringError, TransientMonitoringError
 from monitoring.ledger.ledger import BusyError, ClosedError, Ledger, Release
 from monitoring.ledger.memory import MemoryLedger, MemoryRuns

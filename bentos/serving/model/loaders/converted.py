@@ -95,9 +95,7 @@ class ConvertedPredictor:
         if self._widen is not None:
             x = x.astype(self._widen)
         index, scores = self._run(x, probabilities)
-        if not probabilities:
-            return Prediction(self._value(index, scores))
-        if self._probability is None:
+        if not probabilities or self._probability is None:
             return Prediction(self._value(index, scores))
         return Prediction(self._value(index, scores), self._probability(index, scores), self._classes)
 

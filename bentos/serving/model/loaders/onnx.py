@@ -80,7 +80,7 @@ class OnnxPredictor:
         values than rows keeps its shape. Tensors are answered by tensors.
         """
         found = dict(zip(self.outputs, self.session.run(self.outputs, self._feed(data)), strict=True))
-        arrays = {name: _array(value) for name, value in found.items()}
+        arrays = {name: np.asarray(value) for name, value in found.items()}  # ZipMap's list of dicts: an object array
         if data.tensors is None:
             arrays = {name: a.reshape(-1) if a.size == data.rows else a for name, a in arrays.items()}
         table = data.tensors is None and all(array.ndim == 1 for array in arrays.values())
@@ -107,11 +107,6 @@ class OnnxPredictor:
 def _cast(array: np.ndarray, kind: str) -> np.ndarray:
     wanted = DTYPES.get(kind)
     return array if wanted is None or array.dtype == wanted else array.astype(wanted)
-
-
-def _array(value: Any) -> np.ndarray:
-    """An output as an array; ZipMap's list of dicts becomes an object array of dicts."""
-    return np.asarray(value)
 
 
 def _probabilities(found: Mapping[str, Any]) -> tuple[np.ndarray | None, tuple[Any, ...] | None]:

@@ -103,9 +103,7 @@ class SklearnPredictor:
         """Answer ``data``; params are ignored, as MLflow ignores them for scikit-learn."""
         form = self._form(data)
         values = normalise(getattr(self.estimator, self.method)(form))
-        if not probabilities:
-            return Prediction(values)
-        return Prediction(values, *class_probabilities(self.estimator, form))
+        return Prediction(values, *class_probabilities(self.estimator, form)) if probabilities else Prediction(values)
 
     def on_array(self) -> SklearnPredictor:
         """This predictor over arrays: the estimator forgets the names of the columns that it was fitted on.

@@ -20,7 +20,7 @@ import orjson
 from bentos.serving.inputs.columns import parse_text
 from bentos.serving.inputs.signature import Column, Inputs, Signature
 from bentos.serving.wire.arrow import stream as arrow_stream
-from bentos.serving.wire.interface import Body, Call, MediaTypeError, WireError, column_kinds, kind_of, parse_object
+from bentos.serving.wire.interface import Body, Call, MediaTypeError, WireError, kind_of, parse_object
 from bentos.serving.wire.scoring import npy
 
 ROWS_AT_ONCE = 2_000  # of a CSV
@@ -196,13 +196,13 @@ def _names(signature: Signature) -> list[str] | None:
     names = [entry.name for entry in signature.inputs if not isinstance(entry, Column)]
     if names == [None]:
         return None
-    return [name or "" for name in names] or list(column_kinds(signature))
+    return [name or "" for name in names] or list(signature.kinds)
 
 
 def _csv(body: bytes, signature: Signature) -> Inputs:
     """Columns of parsed cells; an empty cell is null. A few rows at a time: one call for millions would keep the
     interpreter's lock, and every other request, for seconds."""
-    kinds = column_kinds(signature)
+    kinds = signature.kinds
     header: list[str] = []
     columns: list[list[Any]] = []
     for first, rows in _csv_rows(body):

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from bentos.serving.inputs.scalars import objects
 from bentos.serving.inputs.signature import Signature
 from bentos.serving.wire.interface import Body, WireError
-from bentos.serving.wire.v2.rest import PROBABILITIES, RESERVED, InferCall, bind, named_outputs, unknown_output
-from bentos.serving.wire.v2.tensors import DTYPES, check_shape, datatype_of, from_bytes, to_bytes
+from bentos.serving.wire.v2.rest import PROBABILITIES, InferCall, asked_outputs, bind, infer_call
+from bentos.serving.wire.v2.tensors import DTYPES, check_tensor, from_bytes, to_bytes
 
 CONTENT_TYPE = "application/x-protobuf"  # a message by itself, without gRPC's frame
 # Datatype → the field of InferTensorContents, and the type its elements have there. FP16 travels raw only.
@@ -68,8 +69,10 @@ def decode(body: bytes, signature: Signature, model: str = "", version: str = ""
     request = parse("ModelInferRequest", body)
     if model:
         check_model(request.model_name, request.model_version, model, version)
+    if not request.inputs:
+        raise WireError("inputs: expected tensors, found none")
     raw = len(request.raw_input_contents) > 0
-    arrays = _tensors(request, raw)
+    arrays = _tensors(request.inputs, request.raw_input_contents, "input")
     parameters = _parameters(request.parameters)
     outputs = {}
     for output in request.outputs:
@@ -78,14 +81,7 @@ def decode(body: bytes, signature: Signature, model: str = "", version: str = ""
                 f"outputs: {output.name!r}: the classification extension is not supported; ask for {PROBABILITIES}"
             )
         outputs[output.name] = raw
-    return InferCall(
-        bind(arrays, signature),
-        {key: v for key, v in parameters.items() if key not in RESERVED and not key.startswith("triton_")},
-        PROBABILITIES in outputs,
-        id=request.id,
-        outputs=outputs,
-        binary=raw,
-    )
+    return infer_call(bind(arrays, signature), parameters, request.id, outputs, binary=raw)
 
 
 def check_model(name: str, asked: str, model: str, version: str) -> None:
@@ -101,24 +97,19 @@ def _parameters(found: Any) -> dict[str, Any]:
     }
 
 
-def _tensors(request: Any, raw: bool) -> dict[str, np.ndarray]:
-    inputs, contents = request.inputs, request.raw_input_contents
-    if not inputs:
-        raise WireError("inputs: expected tensors, found none")
-    if raw and len(contents) != len(inputs):
-        raise WireError(f"raw_input_contents: expected one for each of {len(inputs)} inputs, found {len(contents)}")
+def _tensors(tensors: Any, contents: Any, what: str) -> dict[str, np.ndarray]:
+    """The tensors of a message by name, BYTES as bytes; *contents* are their raw bytes, empty where each has its own typed
+    ones. *what*: input or output."""
+    if len(contents) not in (0, len(tensors)):
+        raise WireError(f"raw_{what}_contents: expected one for each of {len(tensors)} {what}s, found {len(contents)}")
     arrays: dict[str, np.ndarray] = {}
-    for number, tensor in enumerate(inputs):
-        where, name, datatype = f"inputs[{number}]", tensor.name, tensor.datatype
-        if name in arrays:
-            raise WireError(f"{where}.name: expected a name of its own, found {name[:80]!r}")
-        if datatype not in DTYPES:
-            raise WireError(f"{where}.datatype: expected one of {', '.join(DTYPES)}, found {datatype[:80]!r}")
-        shape = check_shape(list(tensor.shape), where)
-        if not raw:
+    for number, tensor in enumerate(tensors):
+        where, name, datatype = f"{what}s[{number}]", tensor.name, tensor.datatype
+        shape = check_tensor(name, datatype, list(tensor.shape), arrays, where)
+        if not contents:
             arrays[name] = _from_contents(tensor.contents, datatype, shape, where)
         elif tensor.HasField("contents") and tensor.contents.ByteSize():
-            raise WireError(f"{where}: expected contents or raw_input_contents, found both")
+            raise WireError(f"{where}: expected contents or raw_{what}_contents, found both")
         else:
             arrays[name] = from_bytes(memoryview(contents[number]), datatype, shape, where)
     return arrays
@@ -135,9 +126,7 @@ def _from_contents(contents: Any, datatype: str, shape: tuple[int, ...], where: 
             f"{where}.contents.{field}: expected {count} elements for shape {list(shape)}, found {len(values)}"
         )
     if datatype == "BYTES":
-        texts = np.empty(count, dtype=object)
-        texts[:] = list(values)
-        return texts.reshape(shape)
+        return objects(values).reshape(shape)
     found = np.fromiter(values, dtype=wide, count=count)
     dtype = DTYPES[datatype]
     if dtype.itemsize < found.itemsize:
@@ -149,14 +138,7 @@ def _from_contents(contents: Any, datatype: str, shape: tuple[int, ...], where: 
 
 def encode(call: InferCall, values: Any, probabilities: np.ndarray | None, model: str, version: str) -> Body:
     """The answer to *call*: a ModelInferResponse. Raises WireError for an output that the model does not have."""
-    available = named_outputs(values)
-    if probabilities is not None:
-        available[PROBABILITIES] = np.asarray(probabilities)
-    found = {}
-    for name in call.outputs or available:
-        if name not in available:
-            raise unknown_output(name, available)
-        found[name] = datatype_of(available[name])
+    found = asked_outputs(call, values, probabilities)
     raw = call.binary or any(datatype not in _CONTENTS for datatype, _ in found.values())
     answer = new("ModelInferResponse", model_name=model, model_version=version, id=call.id)
     for name, (datatype, array) in found.items():
@@ -178,18 +160,4 @@ def _to_contents(contents: Any, array: np.ndarray, datatype: str) -> None:
 def decode_outputs(body: bytes) -> dict[str, np.ndarray]:
     """Every output of a ModelInferResponse by name; BYTES stay bytes. Raises WireError for a body that is none."""
     answer = parse("ModelInferResponse", body)
-    raw, found = answer.raw_output_contents, {}
-    if len(raw) not in (0, len(answer.outputs)):
-        raise WireError(
-            f"raw_output_contents: expected one for each of {len(answer.outputs)} outputs, found {len(raw)}"
-        )
-    for number, output in enumerate(answer.outputs):
-        where = f"output {output.name!r}"
-        if output.datatype not in DTYPES:
-            raise WireError(f"{where}.datatype: expected one of {', '.join(DTYPES)}, found {output.datatype[:80]!r}")
-        shape = check_shape(list(output.shape), where)
-        if raw:
-            found[output.name] = from_bytes(memoryview(raw[number]), output.datatype, shape, where)
-        else:
-            found[output.name] = _from_contents(output.contents, output.datatype, shape, where)
-    return found
+    return _tensors(answer.outputs, answer.raw_output_contents, "output")

@@ -15,8 +15,8 @@ import numpy as np
 import orjson
 
 from bentos.serving.inputs.signature import Column, Inputs, Signature, Tensor
-from bentos.serving.wire.interface import Body, Call, WireError, column_kinds, kind_of, parse_object
-from bentos.serving.wire.v2.tensors import DTYPES, check_shape, datatype_of, from_bytes, from_json, to_bytes, to_json
+from bentos.serving.wire.interface import Body, Call, WireError, kind_of, parse_object
+from bentos.serving.wire.v2.tensors import check_tensor, datatype_of, from_bytes, from_json, to_bytes, to_json
 
 PREDICT, PROBABILITIES = "predict", "predict_proba"
 EXTENSIONS = ("binary_tensor_data",)
@@ -51,8 +51,15 @@ def decode(header_length: str, body: bytes, signature: Signature) -> InferCall:
     name = values.get("id", "")
     if not isinstance(name, str):
         raise WireError(f"id: expected a string, found {kind_of(name)}")
+    return infer_call(bind(arrays, signature), parameters, name, outputs, binary=binary)
+
+
+def infer_call(
+    inputs: Inputs, parameters: Mapping[str, Any], name: str, outputs: dict[str, bool], *, binary: bool
+) -> InferCall:
+    """The call with the id *name*; of its *parameters* those for the model."""
     params = {key: value for key, value in parameters.items() if key not in RESERVED and not key.startswith("triton_")}
-    return InferCall(bind(arrays, signature), params, PROBABILITIES in outputs, id=name, outputs=outputs, binary=binary)
+    return InferCall(inputs, params, PROBABILITIES in outputs, id=name, outputs=outputs, binary=binary)
 
 
 def _header_length(text: str, total: int) -> int:
@@ -82,12 +89,9 @@ def _tensors(inputs: Any, raw: memoryview) -> dict[str, np.ndarray]:
         where = f"inputs[{number}]"
         if not isinstance(tensor, dict):
             raise WireError(f"{where}: expected an object, found {kind_of(tensor)}")
-        name, datatype = tensor.get("name"), tensor.get("datatype")
-        if not isinstance(name, str) or name in arrays:
-            raise WireError(f"{where}.name: expected a name of its own, found {str(name)[:80]!r}")
-        if not isinstance(datatype, str) or datatype not in DTYPES:
-            raise WireError(f"{where}.datatype: expected one of {', '.join(DTYPES)}, found {str(datatype)[:80]!r}")
-        shape = check_shape(tensor.get("shape"), where)
+        name: Any = tensor.get("name")
+        datatype: Any = tensor.get("datatype")
+        shape = check_tensor(name, datatype, tensor.get("shape"), arrays, where)
         size = _object(tensor.get("parameters"), f"{where}.parameters").get("binary_data_size")
         if size is None:
             arrays[name] = from_json(tensor.get("data"), datatype, shape, where)
@@ -124,7 +128,7 @@ def bind(arrays: dict[str, np.ndarray], signature: Signature) -> Inputs:
     """Tensors as the model's columns or tensors. Raises WireError where their shapes do not fit columns."""
     if isinstance(signature.inputs[0], Tensor):
         return _bind_tensors(arrays, signature)
-    columns = column_kinds(signature)
+    columns = signature.kinds
     if len(arrays) == 1:
         ((name, array),) = arrays.items()
         if array.ndim == 2 and (name not in columns or array.shape[1] != 1):
@@ -193,25 +197,26 @@ def _decoded(array: np.ndarray, name: str) -> np.ndarray:
     return out
 
 
-def unknown_output(name: str, available: Mapping[str, Any]) -> WireError:
-    """The error for an output that is none of *available*."""
-    more = "" if PROBABILITIES in available else f", {PROBABILITIES} where the model has class probabilities"
-    return WireError(f"outputs: expected one of {', '.join(available)}{more}, found {name!r}")
+def asked_outputs(call: InferCall, values: Any, probabilities: np.ndarray | None) -> dict[str, tuple[str, np.ndarray]]:
+    """The outputs that *call* asks for, all where it names none: name → datatype and array. Raises WireError for one that
+    the model does not have."""
+    available, found = named_outputs(values), {}
+    if probabilities is not None:
+        available[PROBABILITIES] = np.asarray(probabilities)
+    for name in call.outputs or available:
+        if name not in available:
+            more = "" if PROBABILITIES in available else f", {PROBABILITIES} where the model has class probabilities"
+            raise WireError(f"outputs: expected one of {', '.join(available)}{more}, found {name!r}")
+        found[name] = datatype_of(available[name])
+    return found
 
 
 def encode(call: InferCall, values: Any, probabilities: np.ndarray | None, model: str, version: str) -> Body:
     """The answer to *call*. Raises WireError for an output that the model does not have."""
-    available = named_outputs(values)
-    if probabilities is not None:
-        available[PROBABILITIES] = np.asarray(probabilities)
-    wanted = call.outputs or dict.fromkeys(available, call.binary)
     outputs, raw = [], []
-    for name, binary in wanted.items():
-        if name not in available:
-            raise unknown_output(name, available)
-        datatype, array = datatype_of(available[name])
+    for name, (datatype, array) in asked_outputs(call, values, probabilities).items():
         output: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(array.shape)}
-        if binary:
+        if call.outputs.get(name, call.binary):
             raw.append(to_bytes(array, datatype))
             output["parameters"] = {"binary_data_size": len(raw[-1])}
         else:

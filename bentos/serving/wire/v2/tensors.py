@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Container
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from bentos.serving.inputs.scalars import objects
 from bentos.serving.wire.interface import WireError, kind_of
 
 DTYPES = {
@@ -33,6 +35,15 @@ DTYPES = {
 NAMES = {dtype: name for name, dtype in DTYPES.items() if name != "BYTES"}
 _LENGTH = struct.Struct("<I")
 _LARGEST = 1 << 40
+
+
+def check_tensor(name: Any, datatype: Any, shape: Any, known: Container[str], where: str) -> tuple[int, ...]:
+    """The shape of a tensor whose *name* is none of the *known* ones and whose *datatype* is of the protocol. Raises WireError."""
+    if not isinstance(name, str) or name in known:
+        raise WireError(f"{where}.name: expected a name of its own, found {str(name)[:80]!r}")
+    if not isinstance(datatype, str) or datatype not in DTYPES:
+        raise WireError(f"{where}.datatype: expected one of {', '.join(DTYPES)}, found {str(datatype)[:80]!r}")
+    return check_shape(shape, where)
 
 
 def check_shape(shape: Any, where: str) -> tuple[int, ...]:
@@ -122,9 +133,7 @@ def _split_bytes(raw: memoryview, count: int, where: str) -> np.ndarray:
         raise WireError(
             f"{where}: expected {count} BYTES elements, each after its length as u32, found {len(parts)} and {len(raw) - at} bytes more"
         )
-    out = np.empty(count, dtype=object)
-    out[:] = parts
-    return out
+    return objects(parts)
 
 
 def datatype_of(array: np.ndarray) -> tuple[str, np.ndarray]:

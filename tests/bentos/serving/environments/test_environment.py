@@ -67,8 +67,7 @@ def test_the_stacks_own_environment_is_used_where_it_satisfies_every_pin(tmp_pat
     environments = Environments(tmp_path / "envs")
     lock = environments.lock([SKLEARN, "mlflow==0.1"], flavor="sklearn")
     assert lock.own and SKLEARN in lock.text.splitlines()
-    environment = environments.ensure(lock)
-    assert (environment.python, environment.own) == (Path(sys.executable), True)
+    assert environments.ensure(lock) == Path(sys.executable)
     assert environments.lock([SKLEARN], flavor="sklearn").digest == lock.digest
     assert environments.lock([SKLEARN, "rich"], flavor="python_function").digest != lock.digest
     gone = Lock("scikit-learn==0.1\n", lock.digest, lock.python, own=True)
@@ -135,7 +134,7 @@ def test_an_environment_is_made_once_by_whoever_comes_first(tmp_path: Path, monk
     environments = Environments(tmp_path / "envs")
     lock = small_lock(environments)
     made: list[Path] = []
-    makers = [threading.Thread(target=lambda: made.append(environments.ensure(lock).python)) for _ in range(2)]
+    makers = [threading.Thread(target=lambda: made.append(environments.ensure(lock))) for _ in range(2)]
     for maker in makers:
         maker.start()
     for maker in makers:
@@ -157,7 +156,7 @@ def test_a_half_made_environment_is_made_again_and_a_false_hash_refused(tmp_path
     home = tmp_path / "envs" / ("ab" * 8)
     (home / "bin").mkdir(parents=True)
     (home / "bin" / "python").write_text("half of an interpreter")
-    python = environments.ensure(lock).python
+    python = environments.ensure(lock)
     assert subprocess.run([python, "-c", "import click"], check=False).returncode == 0
     forged = Lock(
         lock.text.replace("sha256:", "sha256:0000", 1)[: lock.text.index("sha256:") + 7] + "0" * 64 + "\n",

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bentos.serving.log import segments as log
 from bentos.serving.log import writer as segment_writer
-from bentos.serving.log.segments import Record, abandoned, block, read_segment, scan_segment, segments
+from bentos.serving.log.segments import Record, abandoned, block, scan_segment, segments
 from bentos.serving.log.writer import SegmentWriter
 
 
@@ -28,7 +28,7 @@ def record(number: int = 0, request: bytes = b"{}", response: bytes = b"[]") -> 
 
 
 def everything(folder: Path) -> list[Record]:
-    return [found for path in segments(folder) for found in read_segment(path)[0]]
+    return [found for path in segments(folder) for found in scan_segment(path).records]
 
 
 def test_records_come_back_as_they_were(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_any_texts_and_bodies_survive(tmp_path_factory, texts, request, response
     one = Record(request_id, 1, assigned, True, 2, version, 599, 3, kind, content_type, header, "a/b", 9, request, response)  # fmt: skip
     path = tmp_path_factory.mktemp("segment") / "1-1-1.seg"
     path.write_bytes(log.MAGIC + block([one], 1 << 20))
-    assert read_segment(path)[0] == [one]
+    assert scan_segment(path).records == [one]
 
 
 def test_reading_goes_on_where_it_stopped_and_through_the_rename(tmp_path: Path) -> None:
@@ -63,12 +63,12 @@ def test_reading_goes_on_where_it_stopped_and_through_the_rename(tmp_path: Path)
     writer.flush()
     [path] = segments(tmp_path)
     assert path.suffix == ".open"
-    first, offset = read_segment(path)
+    first, _, offset = scan_segment(path)
     assert [one.request_id for one in first] == ["id-1"]
-    assert read_segment(path, offset) == ([], offset)
+    assert scan_segment(path, offset) == ([], 0, offset)
     writer.append(record(2))
     writer.close()
-    second, _ = read_segment(path, offset)
+    second, *_ = scan_segment(path, offset)
     assert [one.request_id for one in second] == ["id-2"]
 
 
@@ -88,11 +88,11 @@ def test_every_torn_tail_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "1-1-1.open"
     for cut in range(len(tail)):
         path.write_bytes(whole + tail[:cut])
-        assert read_segment(path) == ([record(1)], len(whole))
+        assert scan_segment(path) == ([record(1)], 0, len(whole))
     path.write_bytes(whole + tail[:-1] + bytes([tail[-1] ^ 1]))
-    assert read_segment(path) == ([record(1)], len(whole))
+    assert scan_segment(path) == ([record(1)], 0, len(whole))
     path.write_bytes(whole + tail)
-    assert len(read_segment(path)[0]) == 2
+    assert len(scan_segment(path).records) == 2
 
 
 def test_rotates_by_size_and_by_time(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_kill_9_loses_at_most_the_last_flush(tmp_path: Path) -> None:
     [path] = segments(tmp_path)
     assert path.suffix == ".open"
     assert abandoned(path)
-    found, _ = read_segment(path)
+    found, *_ = scan_segment(path)
     assert [one.request_id for one in found] == [f"id-{number}" for number in range(len(found))]
     assert killed_ns - found[-1].time_ns < 1_000_000_000
     SegmentWriter(tmp_path).close()

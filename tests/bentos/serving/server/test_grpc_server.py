@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.utils import InferenceServerException
 
-from bentos.serving.log.segments import read_segment, segments
+from bentos.serving.log.segments import scan_segment, segments
 from bentos.serving.server.answer import Answer, Request, refused
 from bentos.serving.server.grpc_server import GrpcServer
 from bentos.serving.wire.interface import Body
@@ -136,7 +136,10 @@ def test_the_answer_says_who_gave_it_and_is_logged(host: Host, client: triton.In
     records = []
     for _ in range(100):
         records = [
-            r for path in segments(host.log) for r in read_segment(path)[0] if r.request_id == headers["x-request-id"]
+            r
+            for path in segments(host.log)
+            for r in scan_segment(path).records
+            if r.request_id == headers["x-request-id"]
         ]
         if records:
             break
