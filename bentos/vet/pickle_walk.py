@@ -15,7 +15,7 @@ import pickletools
 import re
 import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,10 +33,23 @@ from bentos.vet.pickle_rules import (
 _CLOUD = "cloudpickle.cloudpickle"
 _MARK = object()
 _SAFE_TYPES = frozenset(
-    (  # noqa: SIM905 a table of names
-        "CodeType FunctionType MethodType NoneType MappingProxyType ModuleType CellType SimpleNamespace GenericAlias "
-        "UnionType BuiltinFunctionType EllipsisType NotImplementedType GeneratorType LambdaType"
-    ).split()
+    [
+        "CodeType",
+        "FunctionType",
+        "MethodType",
+        "NoneType",
+        "MappingProxyType",
+        "ModuleType",
+        "CellType",
+        "SimpleNamespace",
+        "GenericAlias",
+        "UnionType",
+        "BuiltinFunctionType",
+        "EllipsisType",
+        "NotImplementedType",
+        "GeneratorType",
+        "LambdaType",
+    ]
 )
 _HOLDING_TYPES = frozenset(("type:MappingProxyType", "type:GenericAlias", "type:UnionType", "type:SimpleNamespace"))
 
@@ -100,6 +113,8 @@ class _Walk:
             self.memo[len(self.memo) if name == "MEMOIZE" else int(argument)] = self.stack[-1]
         elif name in _MEMO_GET:
             self.stack.append(self.memo[int(argument)])
+        elif name in _STRUCTURE:
+            self.structure(name)
         elif name == "GLOBAL":
             module, _, attribute = str(argument).partition(" ")
             self.look_up(module, attribute)
@@ -110,11 +125,11 @@ class _Walk:
             self.look_up(module, attribute)
         elif name == "PROTO":
             self.protocol = int(argument)
-        elif name not in ("FRAME", "STOP") and not self.structure(name):
+        elif name not in ("FRAME", "STOP"):
             self.act(name, argument)
 
-    def structure(self, name: str) -> bool:
-        """Opcodes that only move values or fill plain containers; False for others."""
+    def structure(self, name: str) -> None:
+        """Opcodes that only move values or fill plain containers."""
         match name:
             case "MARK":
                 self.stack.append(_MARK)
@@ -150,9 +165,6 @@ class _Walk:
                 self.fill(self.pairs(self.marked()))
             case "ADDITEMS":
                 self.fill(self.hashed(self.marked()))
-            case _:
-                return False
-        return True
 
     def act(self, name: str, argument: Any) -> None:
         """Opcodes that look up, make or call something."""
@@ -165,7 +177,7 @@ class _Walk:
                 self.stack.append(self.make(cls, arguments))
             case "NEWOBJ_EX":
                 keywords, arguments, cls = self.stack.pop(), self.stack.pop(), self.stack.pop()
-                self.stack.append(self.make(cls, (*_tuple(arguments), *(value for _, value in _pairs(keywords)))))
+                self.stack.append(self.make(cls, (*_tuple(arguments), *_values(keywords))))
             case "BUILD":
                 state = self.stack.pop()
                 self.build(self.stack[-1], state)
@@ -394,6 +406,10 @@ def _pairs(value: Any) -> list[tuple[Any, Any]]:
     return list(value.items) if isinstance(value, Made) and (value.kind, value.name) == ("container", "dict") else []
 
 
+def _values(value: Any) -> Iterable[Any]:
+    return [item for _, item in _pairs(value)]
+
+
 def _kind(value: Any) -> str:
     return value.kind if isinstance(value, Made) else ""
 
@@ -440,22 +456,77 @@ def _check_formula(state: Any) -> None:
 
 _CONSTANTS: dict[str, Any] = {
     **dict.fromkeys(
-        (  # noqa: SIM905 a table of names
-            "INT BININT BININT1 BININT2 LONG LONG1 LONG4 STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES "
-            "BINBYTES8 BYTEARRAY8 UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 FLOAT BINFLOAT NONE"
-        ).split()
+        [
+            "INT",
+            "BININT",
+            "BININT1",
+            "BININT2",
+            "LONG",
+            "LONG1",
+            "LONG4",
+            "STRING",
+            "BINSTRING",
+            "SHORT_BINSTRING",
+            "BINBYTES",
+            "SHORT_BINBYTES",
+            "BINBYTES8",
+            "BYTEARRAY8",
+            "UNICODE",
+            "SHORT_BINUNICODE",
+            "BINUNICODE",
+            "BINUNICODE8",
+            "FLOAT",
+            "BINFLOAT",
+            "NONE",
+        ]
     ),
     "NEWTRUE": True,
     "NEWFALSE": False,
 }
 _MEMO_PUT = frozenset(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"))
 _MEMO_GET = frozenset(("GET", "BINGET", "LONG_BINGET"))
+_STRUCTURE = frozenset(
+    [
+        "MARK",
+        "POP",
+        "POP_MARK",
+        "DUP",
+        "TUPLE",
+        "EMPTY_TUPLE",
+        "TUPLE1",
+        "TUPLE2",
+        "TUPLE3",
+        "EMPTY_LIST",
+        "EMPTY_DICT",
+        "EMPTY_SET",
+        "LIST",
+        "DICT",
+        "FROZENSET",
+        "APPEND",
+        "APPENDS",
+        "SETITEM",
+        "SETITEMS",
+        "ADDITEMS",
+    ]
+)
 _CLOUDPICKLE = frozenset(
-    (  # noqa: SIM905 a table of names
-        "_builtin_type subimport _make_function _function_setstate _make_skeleton_class _make_skeleton_enum "
-        "_class_setstate _make_cell _make_empty_cell _make_typevar _make_dict_keys _make_dict_values "
-        "_make_dict_items _get_dataclass_field_type_sentinel _empty_cell_value"
-    ).split()
+    [
+        "_builtin_type",
+        "subimport",
+        "_make_function",
+        "_function_setstate",
+        "_make_skeleton_class",
+        "_make_skeleton_enum",
+        "_class_setstate",
+        "_make_cell",
+        "_make_empty_cell",
+        "_make_typevar",
+        "_make_dict_keys",
+        "_make_dict_values",
+        "_make_dict_items",
+        "_get_dataclass_field_type_sentinel",
+        "_empty_cell_value",
+    ]
 )
 _REBUILD = frozenset(
     (
