@@ -39,18 +39,8 @@ SERVING = "serving"
 RUNTIME = "runtime"
 """The folder of a bento's ``src`` that holds what was chosen to answer in the model's place, and what was measured."""
 
-FACTS = (
-    "model",
-    "version",
-    "digest",
-    "flavor",
-    "runtime",
-    "runtime_digest",
-    "lock_digest",
-    "build_digest",
-    "bento_digest",
-    "code_digest",
-)
+DIGESTS = tuple(f"{what}digest" for what in ("", "runtime_", "lock_", "build_", "bento_", "code_"))
+FACTS = ("model", "version", "flavor", "runtime", *DIGESTS)
 """The keys of shipway.json."""
 
 _SCRIPT = """

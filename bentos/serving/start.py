@@ -40,10 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Becomes the server. Returns only where there is none: 1 with one line of reason, 75 where a later try may succeed;
     with --follow it stays beside its servers, and 0 is the end of a drain."""
     options, rest = parse(arguments)
-    for number in (
-        signal.SIGTERM,
-        signal.SIGINT,
-    ):  # the first process of a container ends by none that it does not handle
+    for number in (signal.SIGTERM, signal.SIGINT):  # a container's first process ends by none that it does not handle
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:

@@ -82,50 +82,13 @@ RISKY_STDLIB = frozenset({"antigravity", "this", "idlelib", "turtledemo", "test"
 """Standard modules whose import does something."""
 
 CLASS_ATTRIBUTES = frozenset(
-    [
-        "__module__",
-        "__doc__",
-        "__qualname__",
-        "__name__",
-        "__dict__",
-        "__weakref__",
-        "__annotations__",
-        "__slots__",
-        "__init__",
-        "__call__",
-        "__repr__",
-        "__str__",
-        "__getstate__",
-        "__reduce__",
-        "__reduce_ex__",
-        "__len__",
-        "__iter__",
-        "__next__",
-        "__getitem__",
-        "__contains__",
-        "__enter__",
-        "__exit__",
-        "__abstractmethods__",
-        "__orig_bases__",
-        "__parameters__",
-        "__match_args__",
-        "__dataclass_fields__",
-        "__dataclass_params__",
-        "__firstlineno__",
-        "__static_attributes__",
-        "__slotnames__",
-        "__eq__",
-        "__ne__",
-        "__hash__",
-        "__lt__",
-        "__le__",
-        "__gt__",
-        "__ge__",
-        "__sklearn_tags__",
-        "__sklearn_is_fitted__",
-        "__class_getitem__",
-        "__type_params__",
-    ]
+    (  # noqa: SIM905 a table of names
+        "__module__ __doc__ __qualname__ __name__ __dict__ __weakref__ __annotations__ __slots__ __init__ __call__ "
+        "__repr__ __str__ __getstate__ __reduce__ __reduce_ex__ __len__ __iter__ __next__ __getitem__ __contains__ "
+        "__enter__ __exit__ __abstractmethods__ __orig_bases__ __parameters__ __match_args__ __dataclass_fields__ "
+        "__dataclass_params__ __firstlineno__ __static_attributes__ __slotnames__ __eq__ __ne__ __hash__ __lt__ "
+        "__le__ __gt__ __ge__ __sklearn_tags__ __sklearn_is_fitted__ __class_getitem__ __type_params__"
+    ).split()
 )
 """Special attributes that a class pickled by value may have: loading a pickle calls none of them."""
 

@@ -111,12 +111,7 @@ def _modelscan(folder: Path, policy: VetPolicy) -> Iterator[Finding]:
 def main() -> None:
     """Reads a folder from the arguments and a policy from stdin, writes one line of JSON."""
     report = scan(Path(sys.argv[1]), VetPolicy.model_validate_json(sys.stdin.read()))
-    values = {
-        "findings": [asdict(item) for item in report.findings],
-        "scanners": report.scanners,
-        "files": report.files,
-    }
-    sys.stdout.write(json.dumps(values) + "\n")
+    sys.stdout.write(json.dumps(asdict(report)) + "\n")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,6 @@ def test_the_key_counts_the_ended_releases_of_the_version(mlflow_server, nobody)
     model = f"m-{uuid.uuid4().hex[:8]}"
     runs = PrefectRuns(nobody, mlflow_server)
     assert runs.key(model, "2") == f"promote:{model}:2:0"
-    rest = MlflowRest(mlflow_server)
     experiment = MlflowRest(mlflow_server).call("POST", "/experiments/create", name=f"releases/{model}")[
         "experiment_id"
     ]
