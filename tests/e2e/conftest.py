@@ -1,4 +1,4 @@
-"""One stack for all modules that do not break it."""
+"""A stack for each module that does not break it, and down as soon as the module is done: its parts are never idle."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from tests.e2e.stack import Stack, running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack that is up for the session. Tests use models of their own names, and leave every part running."""
+    """A stack that is up for the module. Tests use models of their own names, and leave every part running."""
     with running(tmp_path_factory.mktemp("shared")) as made:
         yield made
