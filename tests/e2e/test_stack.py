@@ -23,7 +23,7 @@ from infra.targets.interface import Address
 from infra.traffic import Arm, TrafficPlan
 from tests.e2e.stack import Stack, running, until
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long("stack")]
 PARTS = {"mlflow", "prefect", "gateway", "receiver", "webhook", "deployments", "worker", "compactor"}
 
 
