@@ -81,7 +81,7 @@ def report(ended: Sequence[Done]) -> str:
 def main() -> int:
     """A build; its exit code."""
     parser = argparse.ArgumentParser(description="Runs the parts of a build, prints their times.")
-    parser.add_argument("--minutes", type=float, default=9, help="what the groups may take together (default: 9)")
+    parser.add_argument("--minutes", type=float, default=8, help="what the groups may take together (default: 8)")
     parser.add_argument("--installed", type=float, default=0, help="the seconds that the installation took")
     parser.add_argument("--factor", type=float, help="how much slower this machine is than a quiet one; else measured")
     parser.add_argument("--without", action="append", default=[], help="a need that is not met here: docker")

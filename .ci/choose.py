@@ -85,7 +85,7 @@ def told(choices: Sequence[Choice], of: Since, factor: float) -> str:
 def main() -> None:
     """The choice for a checkout."""
     parser = argparse.ArgumentParser(description="Which groups of long tests a build runs, and why.")
-    parser.add_argument("--minutes", type=float, default=9, help="what the groups may take together (default: 9)")
+    parser.add_argument("--minutes", type=float, default=8, help="what the groups may take together (default: 8)")
     parser.add_argument("--factor", type=float, default=1, help="how much slower this machine is than a quiet one")
     parser.add_argument("--without", action="append", default=[], help="a need that is not met here: docker")
     parser.add_argument("--repository", type=Path, default=Path(__file__).resolve().parents[1], help="the checkout")

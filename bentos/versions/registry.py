@@ -18,12 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bentos.serving.errors import PermanentError, ShipwayError, TransientError, brief
-from bentos.serving.fetch.artifact_tree import (
-    flavor_of,
-    has_signature,
-    python_version_of,
-    requirements_of,
-)
+from bentos.serving.fetch.artifact_tree import flavor_of, has_signature, python_version_of, requirements_of
 from bentos.serving.fetch.download import API, DownloadError, NotFoundError, NotServedError, RegistryAway, Rest
 from bentos.serving.fetch.model_store import ModelStore, TamperedModelError
 from bentos.serving.files import is_about_the_disk, writable

@@ -264,13 +264,7 @@ def metadata(signature: Signature, model: str, version: str, *, probabilities: b
         outputs[0]["name"] = PREDICT
     if probabilities:
         outputs.append({"name": PROBABILITIES, "datatype": "FP64", "shape": [-1, -1]})
-    return {
-        "name": model,
-        "versions": [version],
-        "platform": "shipway",
-        "inputs": inputs,
-        "outputs": outputs,
-    }
+    return {"name": model, "versions": [version], "platform": "shipway", "inputs": inputs, "outputs": outputs}
 
 
 def _describe(entry: Column | Tensor) -> dict[str, Any]:
