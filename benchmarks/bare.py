@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 BODY = b'{"predictions":[1]}'
@@ -28,18 +29,21 @@ class Constant:
     """What bentos/serving/server/http1.py asks of a data plane, answering a constant."""
 
     largest_body = 1 << 26
-    draining = False
 
     def __init__(self) -> None:
-        from bentos.serving.server.answer import Answer
+        from bentos.serving.server.dataplane import Prediction
+        from bentos.serving.server.messages import Answer
         from bentos.serving.wire.interface import Body
 
+        self.state = SimpleNamespace(draining=False)
         self._answer = Answer(200, Body(BODY, "application/json"))
+        self._route = Prediction("invocations", None)  # type: ignore[arg-type] # no model answers here
 
-    def look_up(self, *_: object) -> None:
+    def resolve(self, *_: object) -> Any:
         """No page but the one."""
+        return self._route
 
-    def handle(self, request: Any, done: Callable[[Any], None]) -> None:
+    def predict(self, served: Any, request: Any, done: Callable[[Any], None]) -> None:
         """Answers at once."""
         done(self._answer)
 

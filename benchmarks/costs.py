@@ -38,7 +38,8 @@ def main(bento: Path, body: bytes) -> dict[str, float]:
     import numpy as np
     import orjson
 
-    from bentos.serving.server.answer import Request, read
+    from bentos.serving.server.formats import read
+    from bentos.serving.server.messages import Request
     from bentos.serving.server.served_model import ServedModel
 
     live = ServedModel.load(bento, "", "")

@@ -158,6 +158,7 @@ def serve(plane: DataPlane, listener: socket.socket | None, options: argparse.Na
     from bentos.serving.server.asgi import Asgi
     from bentos.serving.server.drain import DrainingServer
     from bentos.serving.server.http1 import protocol
+    from bentos.serving.server.watchdog import Watchdog
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
@@ -191,6 +192,7 @@ def serve(plane: DataPlane, listener: socket.socket | None, options: argparse.Na
         from bentos.serving.server.grpc_server import GrpcServer
 
         server.grpc = GrpcServer(plane, addresses, shared=options.worker is not None or options.parent_fd is not None)
+    server.watchdog = Watchdog(plane)
     server.run(sockets=None if listener is None else [listener])
     if server.failed:
         raise LaunchError(f"gRPC cannot listen on {', '.join(addresses)}: see above")

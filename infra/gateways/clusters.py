@@ -149,7 +149,7 @@ def guarded_cluster(plan: TrafficPlan) -> dict[str, Any]:
                 {
                     "retry_on": "5xx,reset,connect-failure,refused-stream,retriable-status-codes,retriable-headers",
                     "retriable_status_codes": [429],  # the candidate's queue is full
-                    # … or it refuses a value that the baseline may take; see bentos/serving/server/answer.py
+                    # … or it refuses a value that the baseline may take; see bentos/serving/server/errors.py
                     "retriable_headers": [{"name": "x-shipway-refused", "present_match": True}],
                     "num_retries": 1,
                     "retry_back_off": {"base_interval": "0.001s", "max_interval": "0.002s"},

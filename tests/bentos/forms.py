@@ -16,7 +16,11 @@ import tritonclient.http as triton
 from tritonclient.grpc import InferResult, service_pb2
 
 from bentos.serving.model.interface import Prediction
-from bentos.serving.server.answer import Answer, Request
+from bentos.serving.server.errors import failed
+from bentos.serving.server.formats import LARGEST_BODY, opened
+from bentos.serving.server.formats import read as read_request
+from bentos.serving.server.messages import Answer, Request
+from bentos.serving.server.served_model import ServedModel
 from bentos.serving.wire.v2.tensors import NAMES
 
 JSON, NPY, ARROW = "application/json", "application/x-npy", "application/vnd.apache.arrow.stream"
@@ -189,6 +193,16 @@ FORMS: dict[str, Callable[[Any, list[str]], Request]] = {
     "grpc typed": lambda drawn, outputs: _grpc(drawn, outputs, raw=False),
 }
 """Name → rows and the outputs wanted of V2, as a request."""
+
+
+def answer(live: ServedModel, request: Request, largest: int = LARGEST_BODY) -> Answer:
+    """What *live* answers to *request* alone, without a queue before it."""
+    try:
+        work = read_request(live, opened(request, largest))
+        made = live.runner.answer(work.data, work.params, probabilities=work.probabilities)
+        return Answer(200, work.encode(made), headers=work.headers)
+    except Exception as error:
+        return failed(live, request.kind, error)
 
 
 def read(found: Answer) -> dict[str, np.ndarray]:

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from bentos.serving.server.answer import Answer, Request
-from bentos.serving.server.dataplane import DataPlane, prediction_kind
-from bentos.serving.server.exchange import head_of, is_length, request_of
+from bentos.serving.server.dataplane import DataPlane, Page, Prediction
+from bentos.serving.server.heads import declared_length, head_of, request_of
+from bentos.serving.server.messages import Answer
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -30,18 +30,18 @@ class Asgi:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
-            path, headers, close = scope["path"], dict(scope["headers"]), self.plane.state.draining
+            headers, close = dict(scope["headers"]), self.plane.state.draining
+            route = self.plane.resolve(scope["method"], scope["path"])
             try:
                 body = await self._read(headers, receive) if scope["method"] == "POST" else b""
             except ClientLeftError:
                 return
-            found = self.plane.look_up(scope["method"], path, body or b"")
-            if found is None:
-                request = request_of(prediction_kind(path) or "", headers, body or b"")
-                if body is None:
-                    found, close = self.plane.too_large(request), True
-                else:
-                    found = await self._handled(request)
+            if isinstance(route, Page):
+                found = route.answer(body or b"")
+            elif body is None:
+                found, close = self.plane.too_large(route.served, request_of(route.kind, headers, b"")), True
+            else:
+                found = await self._predicted(route, headers, body)
             head = head_of(found, close=close or self.plane.state.draining)
             await send({"type": "http.response.start", "status": found.status, "headers": head})
             await send({"type": "http.response.body", "body": found.body.data})
@@ -57,15 +57,18 @@ class Asgi:
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
-    async def _handled(self, request: Request) -> Answer:
+    async def _predicted(self, route: Prediction, headers: Mapping[bytes, bytes], body: bytes) -> Answer:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self.plane.handle(request, lambda found: None if future.cancelled() else future.set_result(found))
+        self.plane.predict(
+            route.served,
+            request_of(route.kind, headers, body),
+            lambda found: None if future.cancelled() else future.set_result(found),
+        )
         return await future
 
     async def _read(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes | None:
         """The whole body; None where it is longer than allowed. Raises ClientLeftError."""
-        length = headers.get(b"content-length", b"").decode("latin-1")
-        if is_length(length) and int(length) > self.plane.largest_body:
+        if declared_length(headers) > self.plane.largest_body:
             return None
         parts, size, more = [], 0, True
         while more and size <= self.plane.largest_body:

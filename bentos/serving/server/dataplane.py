@@ -1,28 +1,31 @@
 """The data plane: every endpoint of a model server, whatever protocol carries it.
 
-``handle`` takes prediction requests and ``look_up`` everything else. The modules http1, grpc_server and asgi bring both
-to a wire.
+``resolve`` says what a method and a path ask for, once and before the body is read: a page, or a prediction by the version
+that answers then. The modules http1, grpc_server and asgi bring both to a wire.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Callable
 from itertools import count
 from random import getrandbits
+from typing import NamedTuple, TypeAlias
 
 from bentos.serving.log.segments import Record
 from bentos.serving.log.writer import SegmentWriter
-from bentos.serving.server import grpc_calls
-from bentos.serving.server.answer import LARGEST_BODY, Answer, Request, refused
-from bentos.serving.server.exchange import is_length
+from bentos.serving.server.batcher import Item
+from bentos.serving.server.errors import refused
+from bentos.serving.server.formats import LARGEST_BODY
+from bentos.serving.server.heads import is_length
+from bentos.serving.server.messages import Answer, Request
 from bentos.serving.server.metrics import ServerMetrics
-from bentos.serving.server.pages import error_page, page, unknown_model
-from bentos.serving.server.predictions import Item, Predictions
+from bentos.serving.server.pages import show, wrong_method
+from bentos.serving.server.predictions import Predictions
 from bentos.serving.server.served_model import ServedModel
 from bentos.serving.server.server_state import ServerState
-from bentos.serving.wire.v2 import rest as v2
 from bentos.serving.wire.v2.grpc_status import SERVICE
 
 Done = Callable[[Answer], None]
@@ -31,6 +34,22 @@ INFER = SERVICE + "ModelInfer"
 _BASELINE = (b"x-shipway-arm", b"baseline")
 _ASSIGNED = re.compile(r"(baseline|candidate)/[\w.+-]{1,64}")
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class Page(NamedTuple):
+    """What is no prediction: ``answer`` gives it, from the request's body."""
+
+    answer: Callable[[bytes], Answer]
+
+
+class Prediction(NamedTuple):
+    """What asks ``served`` for a prediction in the protocol ``kind``: "invocations", "v2" or "grpc"."""
+
+    kind: str
+    served: ServedModel
+
+
+Route: TypeAlias = Page | Prediction
 
 
 class DataPlane:
@@ -51,18 +70,25 @@ class DataPlane:
         deadline: float = 30.0,
         batching: str = "auto",
     ) -> None:
-        self._live = live
-        self._metrics = ServerMetrics(writer, live.model, live.version)
-        self.state = ServerState(live, self._metrics, deployment)
+        metrics = ServerMetrics(writer, live.model, live.version)
+        self._metrics = metrics
+        self._predictions = Predictions(
+            self._account, metrics, limit=queue, deadline=deadline, batching=batching, largest=largest_body
+        )
+        metrics.queue = lambda: self._predictions.waiting
+        self.state = ServerState(live, metrics, deployment, deadline=deadline, predicting=self._predictions.seconds)
         self.largest_body = largest_body
         self.deadline = deadline
         self._writer = writer
         self._ours = f"{getrandbits(64):016x}"  # with a number behind it, the id of a request that came without one
         self._unnamed = count()
-        self._predictions = Predictions(
-            self._account, self._metrics, limit=queue, batching=batching, largest=largest_body
-        )
-        self._metrics.queue = lambda: self._predictions.waiting
+        v2 = Prediction("v2", live)
+        self._taken = {
+            "/invocations": Prediction("invocations", live),
+            INFER: Prediction("grpc", live),
+            f"/v2/models/{live.model}/infer": v2,
+            f"/v2/models/{live.model}/versions/{live.version}/infer": v2,
+        }
 
     def drain(self) -> None:
         """Not ready any more, and every connection closes after its answer."""
@@ -74,15 +100,30 @@ class DataPlane:
         if self._writer is not None:
             self._writer.close()
 
-    def handle(self, request: Request, done: Done) -> None:
+    def abandon(self) -> None:
+        """Answers what waits behind a predict that hangs, and writes the log out: the process ends, and the predict with it."""
+        self._predictions.abandon()
+        if self._writer is not None:
+            self._writer.close()
+
+    def resolve(self, method: str, path: str) -> Route:
+        """What *method* and *path* ask for."""
+        found = self._taken.get(path)
+        if found is None:
+            return Page(functools.partial(show, self.state, method, path))
+        if method != "POST":
+            return Page(lambda _: wrong_method(self.state, method, path))
+        return found
+
+    def predict(self, served: ServedModel, request: Request, done: Done) -> None:
         """Answers a prediction request: *done* is called once, on the loop that this is called on, now or later."""
         seconds = self.deadline if request.seconds is None else min(request.seconds, self.deadline)
-        self._predictions.submit(Item(self._live, request, done, seconds))
+        self._predictions.submit(Item(served, request, done, seconds))
 
-    def too_large(self, request: Request) -> Answer:
+    def too_large(self, served: ServedModel, request: Request) -> Answer:
         """The answer to a request whose body is longer than allowed and was not read to its end."""
         limit = f"expected a body of at most {self.largest_body} bytes; send fewer rows at once, or allow more (serving.largest_body_mb)"
-        return self._account(Item(self._live, request, _nobody, 0), refused(request.kind, 413, limit), cut=True)
+        return self._account(Item(served, request, _nobody, 0), refused(request.kind, 413, limit), cut=True)
 
     def _account(self, item: Item, found: Answer, *, cut: bool = False) -> Answer:
         """Counts and logs an answer, and says in its headers who gave it."""
@@ -99,23 +140,6 @@ class DataPlane:
             self._writer.defer(_record, seen, len(request.body) + len(found.body.data))
         headers = (*_arm(live.version, assigned, request_id), *found.headers)
         return Answer(found.status, found.body, found.reason, headers, live.headers)
-
-    def look_up(self, method: str, path: str, body: bytes = b"") -> Answer | None:
-        """The answer to what is no prediction request; None for one, which is to be given to ``handle``."""
-        kind = prediction_kind(path)
-        if kind is None and path.startswith(SERVICE) and method == "POST":
-            return grpc_calls.answer_unary(path.removeprefix(SERVICE), body, self._live, ready=not self.state.draining)
-        if kind is None:
-            status, shown = page(self.state, path)
-            if status == 200 and method not in ("GET", "HEAD"):
-                status, shown = error_page(path, 405, f"{path}: expected GET, found {method}")
-        elif kind == "v2" and (unknown := unknown_model(self._live, path)):
-            status, shown = 404, v2.encode_error(unknown)
-        elif method != "POST":
-            status, shown = error_page(path, 405, f"{path}: expected POST, found {method}")
-        else:
-            return None
-        return Answer(status, shown, server=self._live.headers)
 
 
 def _record(seen: tuple[Item, Answer, str, str, int, bool]) -> Record:
@@ -147,15 +171,6 @@ def _record(seen: tuple[Item, Answer, str, str, int, bool]) -> Record:
 
 def _nobody(_: Answer) -> None:
     """Whoever asked is answered by the caller."""
-
-
-def prediction_kind(path: str) -> str | None:
-    """The protocol that *path* takes predictions in; None where it takes none."""
-    if path == "/invocations":
-        return "invocations"
-    if path == INFER:
-        return "grpc"
-    return "v2" if path.endswith("/infer") and path.startswith("/v2/models/") else None
 
 
 def _arm(version: str, assigned: str, request_id: str) -> tuple[tuple[bytes, bytes], ...]:

@@ -12,6 +12,7 @@ import uvicorn
 
 from bentos.serving.server.dataplane import DataPlane
 from bentos.serving.server.grpc_server import GrpcServer
+from bentos.serving.server.watchdog import Watchdog
 
 GRACE_SECONDS = 30.0  # for gRPC calls in flight, as long as a predict may take by default
 
@@ -25,6 +26,7 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, plane: DataPlane, drain_seconds: float) -> None:
         super().__init__(config)
         self.grpc: GrpcServer | None = None  # what starts and ends with this server
+        self.watchdog: Watchdog | None = None
         self._starting: asyncio.Task[None] | None = None
         self._plane = plane
         self._drain_seconds = drain_seconds
@@ -76,6 +78,8 @@ class DrainingServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to stop now."""
         stop = await super().on_tick(counter)
+        if self.watchdog is not None:
+            self.watchdog.look()
         if counter % 10 == 0:
             self._sweep()
         return stop or (self._stop_at is not None and time.monotonic() >= self._stop_at)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bentos.serving.server.answer import Answer, failed, refused
+from bentos.serving.server.errors import failed, refused
+from bentos.serving.server.messages import Answer
 from bentos.serving.server.served_model import ServedModel
 from bentos.serving.wire.interface import Body, WireError
 from bentos.serving.wire.v2 import grpc as v2_grpc

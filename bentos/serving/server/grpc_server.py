@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bentos.serving.server import grpc_calls
-from bentos.serving.server.answer import Answer, Request
+from bentos.serving.server.dataplane import INFER, Page, Prediction
+from bentos.serving.server.heads import request_of
+from bentos.serving.server.messages import Answer
 from bentos.serving.wire.v2.grpc import CONTENT_TYPE
 from bentos.serving.wire.v2.grpc_status import MESSAGE_HEADER, SERVICE, STATUS_HEADER, status_of
 
@@ -102,9 +104,9 @@ def _service(plane: DataPlane) -> Any:
             return handlers.get(details.method)
 
     calls = _Calls(plane, {code.value[0]: code for code in grpc.StatusCode})
-    handlers = {SERVICE + "ModelInfer": grpc.unary_unary_rpc_method_handler(calls.infer)}
+    handlers = {INFER: grpc.unary_unary_rpc_method_handler(calls.infer)}
     for method in grpc_calls.METHODS:
-        handlers[SERVICE + method] = grpc.unary_unary_rpc_method_handler(calls.unary(method))
+        handlers[SERVICE + method] = grpc.unary_unary_rpc_method_handler(calls.page(SERVICE + method))
     return Service()
 
 
@@ -117,28 +119,24 @@ class _Calls:
 
     async def infer(self, body: bytes, context: Any) -> bytes:
         """ModelInfer."""
-        headers = dict(context.invocation_metadata())
-        request = Request(
-            "grpc",
-            CONTENT_TYPE,
-            "",
-            "",
-            body,
-            request_id=_text(headers.get("x-request-id")),
-            assigned=_text(headers.get("x-shipway-assigned")),
-            seconds=context.time_remaining(),
-        )
+        route = self._plane.resolve("POST", INFER)
+        assert isinstance(route, Prediction)
+        request = request_of(route.kind, _headers(context.invocation_metadata()), body)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._plane.handle(request, lambda found: None if future.done() else future.set_result(found))
+        self._plane.predict(
+            route.served,
+            request._replace(content_type=CONTENT_TYPE, encoding="", seconds=context.time_remaining()),
+            lambda found: None if future.done() else future.set_result(found),
+        )
         return await self._finish(future.result() if future.done() else await future, context)
 
-    def unary(self, method: str) -> Handler:
-        """The handler of *method*, one of the others."""
+    def page(self, path: str) -> Handler:
+        """The handler of *path*, one of the others."""
 
         async def call(body: bytes, context: Any) -> bytes:
-            state = self._plane.state
-            found = grpc_calls.answer_unary(method, body, state.live, ready=not state.draining)
-            return await self._finish(found, context)
+            route = self._plane.resolve("POST", path)
+            assert isinstance(route, Page)
+            return await self._finish(route.answer(body), context)
 
         return call
 
@@ -156,5 +154,9 @@ class _Calls:
         raise AssertionError  # abort raises
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+def _headers(metadata: Any) -> dict[bytes, bytes]:
+    """Metadata as HTTP has headers; names are in lower case already."""
+    return {
+        name.encode(): value if isinstance(value, bytes) else value.encode("latin-1", "replace")
+        for name, value in metadata
+    }

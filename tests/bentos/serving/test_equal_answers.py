@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from bentos.serving.batch.score import score_file
 from bentos.serving.model.loaders.results import normalise
 from bentos.serving.model.profile import CONVERTED
-from bentos.serving.server.answer import Answer, Request, answer
 from bentos.serving.server.dataplane import INFER, DataPlane
+from bentos.serving.server.messages import Answer, Request
 from bentos.serving.server.served_model import ServedModel
 from bentos.serving.wire.interface import Body
-from tests.bentos.forms import FORMS, PROBABILITIES, columns, frame, read, same, wanted
+from tests.bentos.forms import FORMS, PROBABILITIES, answer, columns, frame, read, same, wanted
 from tests.bentos.planes import Client
 from tests.bentos.planes import served as running
 from tests.bentos.saved import IGNORED
@@ -219,7 +219,7 @@ async def _together(live: ServedModel, requests: Sequence[Request]) -> tuple[lis
     loop = asyncio.get_running_loop()
     waiting = [loop.create_future() for _ in requests]
     for request, future in zip(requests, waiting, strict=True):
-        plane.handle(request, future.set_result)
+        plane.predict(plane.state.live, request, future.set_result)
     answers = await asyncio.gather(*waiting)
     plane.close()
     return answers, len(requests) // len(counted)

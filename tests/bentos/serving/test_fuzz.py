@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bentos.serving.server.answer import Request
+from bentos.serving.server.messages import Request
 from tests.bentos.forms import FORMS
 from tests.bentos.planes import Client
 from tests.bentos.saved import IGNORED, numbers

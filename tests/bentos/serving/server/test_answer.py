@@ -19,8 +19,10 @@ from bentos.serving.inputs.rows import InputRows
 from bentos.serving.inputs.signature import Column, Param, Signature, Tensor
 from bentos.serving.model.interface import Prediction
 from bentos.serving.model.runner import ModelRunner
-from bentos.serving.server.answer import Answer, Request, answer
+from bentos.serving.server.formats import read
+from bentos.serving.server.messages import Answer, Request
 from bentos.serving.server.served_model import ServedModel
+from tests.bentos.forms import answer
 
 COLUMNS = Signature(
     (
@@ -155,7 +157,6 @@ MALFORMED = {
     "two fields": b'{"inputs": [[1, 2]], "instances": [[1, 2]]}',
     "no field": b'{"data": []}',
     "params that are no object": b'{"inputs": [[1, 2]], "params": [1]}',
-    "an unknown param": b'{"inputs": [[1, 2]], "params": {"x": 1}}',
     "ragged rows": b'{"dataframe_split": {"columns": ["a", "b"], "data": [[1, 2], [1]]}}',
     "ragged instances": b'{"instances": [[1, 2], [1]]}',
     "a column twice": b'{"dataframe_split": {"columns": ["a", "a"], "data": [[1, 2]]}}',
@@ -240,7 +241,6 @@ def tensor(**changes: Any) -> dict[str, Any]:
         {"inputs": [tensor()], "outputs": [{"name": "other"}]},
         {"inputs": [tensor()], "outputs": {}},
         {"inputs": [tensor()], "id": 5},
-        {"inputs": [tensor()], "parameters": {"unknown": 1}},
     ],
 )
 def test_malformed_infer_bodies_are_400(body: dict[str, Any]) -> None:
@@ -282,3 +282,30 @@ def test_a_model_that_fails_is_500_in_the_protocols_form() -> None:
     found = answer(failing, Request("v2", "", "", "", json.dumps({"inputs": [tensor()]}).encode()))
     assert found.status == 500
     assert "unknown categories" in json.loads(found.body.data)["error"]
+
+
+V2_PARAMS = b'{"inputs": [{"name": "x", "datatype": "FP64", "shape": [1, 2], "data": [1, 2]}], "parameters": {"x": 1}}'
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked"),
+    [("invocations", b'{"inputs": [[1, 2]], "params": {"x": 1, "\\u00e9\\n": 2}}'), ("v2", V2_PARAMS)],
+)
+def test_params_of_a_model_that_declares_none_are_left_out_and_named(kind: str, asked: bytes) -> None:
+    found = ask(kind, "numbers", asked)
+    assert found.status == 200
+    ((name, value),) = found.headers
+    assert name == b"x-shipway-ignored-params"
+    assert value in (b"x", rb"x, \xe9?")
+
+
+def test_params_of_a_model_that_declares_some_are_checked() -> None:
+    row = {"price": 1.0, "count": 1, "name": "n"}
+    for params, status in (({"scale": 2.0}, 200), ({"scale": "much"}, 400), ({"other": 1}, 400)):
+        body = json.dumps({"dataframe_records": [row], "params": params}).encode()
+        assert ask("invocations", "columns", body).status == status, params
+
+
+def test_requests_with_params_that_are_left_out_share_a_predict() -> None:
+    work = [read(LIVES["numbers"], Request("invocations", "application/json", "", "", body)) for body in (b'{"inputs": [[1, 2]], "params": {"x": 1}}', b'{"inputs": [[1, 2]]}')]  # fmt: skip
+    assert work[0].joins(work[1])

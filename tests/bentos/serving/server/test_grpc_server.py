@@ -23,8 +23,10 @@ from tritonclient.grpc import service_pb2 as messages
 from tritonclient.utils import InferenceServerException
 
 from bentos.serving.log.segments import scan_segment, segments
-from bentos.serving.server.answer import Answer, Request, refused
+from bentos.serving.server.dataplane import Prediction
+from bentos.serving.server.errors import refused
 from bentos.serving.server.grpc_server import GrpcServer
+from bentos.serving.server.messages import Answer, Request
 from bentos.serving.wire.interface import Body
 from tests.bentos.saved import logistic, numbers
 
@@ -212,7 +214,11 @@ class Said:
         self.largest_body = 1 << 20
         self.asked: list[Request] = []
 
-    def handle(self, request: Request, done: Any) -> None:
+    def resolve(self, method: str, path: str) -> Prediction:
+        assert (method, path) == ("POST", INFER)
+        return Prediction("grpc", None)  # type: ignore[arg-type] # no model answers here
+
+    def predict(self, served: Any, request: Request, done: Any) -> None:
         self.asked.append(request)
         if self.seconds:
             asyncio.get_running_loop().call_later(self.seconds, done, self.found)

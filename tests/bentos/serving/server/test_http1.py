@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bentos.serving.server import http1
-from bentos.serving.server.answer import Answer
-from bentos.serving.server.dataplane import DataPlane
+from bentos.serving.server.dataplane import DataPlane, Page, Route
+from bentos.serving.server.messages import Answer
 from tests.bentos.planes import BODY, Client, Sums, live, post, served
 
 GET = b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -56,14 +56,20 @@ def test_a_client_that_sends_many_requests_at_once_lets_others_between(
     plane: DataPlane, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    look_up = plane.look_up
+    resolve = plane.resolve
 
-    def slowly(method: str, path: str, body: bytes = b"") -> Answer | None:
-        seen.append(path)
-        time.sleep(0.005)
-        return look_up(method, path, body)
+    def slowly(method: str, path: str) -> Route:
+        found = resolve(method, path)
+        assert isinstance(found, Page)
 
-    monkeypatch.setattr(plane, "look_up", slowly)
+        def answer(body: bytes) -> Answer:
+            seen.append(path)
+            time.sleep(0.005)
+            return found.answer(body)
+
+        return Page(answer)
+
+    monkeypatch.setattr(plane, "resolve", slowly)
     with Client(port) as many, Client(port) as one:
         many.send(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n" * 100)
         while not seen:

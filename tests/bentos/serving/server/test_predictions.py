@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bentos.serving.server.answer import Answer, Request
 from bentos.serving.server.dataplane import DataPlane
+from bentos.serving.server.messages import Answer, Request
 from tests.bentos.planes import Client, Sums, live, post, served
 
 SLOW = {1: 0.02, 8: 0.02, 32: 0.021}  # seconds: eight rows cost what one does
@@ -32,7 +32,7 @@ async def ask(plane: DataPlane, *requests: Request) -> list[Answer]:
     futures: list[asyncio.Future[Answer]] = []
     for item in requests:
         futures.append(loop.create_future())
-        plane.handle(item, futures[-1].set_result)
+        plane.predict(plane.state.live, item, futures[-1].set_result)
     return list(await asyncio.gather(*futures))
 
 
@@ -60,7 +60,7 @@ def test_inline_answers_each_request_as_it_comes() -> None:
     model = Sums()
     plane = DataPlane(live(model, QUICK), batching="inline")
     found: list[Answer] = []
-    plane.handle(request(1), found.append)
+    plane.predict(plane.state.live, request(1), found.append)
     assert values(found) == [1.5]
     plane.close()
 
@@ -85,7 +85,7 @@ def test_short_predicts_that_wait_are_answered_in_one_turn_of_the_loop() -> None
 
         futures = [loop.create_future() for _ in range(8)]
         for number, future in enumerate(futures):
-            plane.handle(request(number), future.set_result)
+            plane.predict(plane.state.live, request(number), future.set_result)
         loop.call_soon(tick)
         await asyncio.gather(*futures)
         return count
@@ -142,9 +142,9 @@ def test_a_long_body_is_decoded_beside_short_requests() -> None:
             if len(rows) == 4:
                 ended.set()
 
-        plane.handle(long, took)
+        plane.predict(plane.state.live, long, took)
         for number in range(3):
-            plane.handle(request(number), took)
+            plane.predict(plane.state.live, request(number), took)
         await ended.wait()
         return rows
 
@@ -166,6 +166,41 @@ def test_a_full_queue_is_429_with_the_time_to_come_back() -> None:
     refused = next(found for found in answers if found.status == 429)
     assert dict(refused.headers)[b"retry-after"] == b"1"
     assert json.loads(refused.body.data)["error_code"] == "REQUEST_LIMIT_EXCEEDED"
+
+
+def test_a_full_queue_before_a_model_that_could_not_be_measured_is_429_too() -> None:
+    plane = DataPlane(live(Sums(0.05), {}), queue=3, deadline=7)
+    answers = run(plane, *(request(n) for n in range(6)))
+    assert sorted(found.status for found in answers) == [200] * 4 + [429] * 2
+    refused = next(found for found in answers if found.status == 429)
+    assert dict(refused.headers)[b"retry-after"] == b"7", "by then nobody of now waits any more"
+
+
+def test_who_is_late_no_longer_counts_among_those_that_wait() -> None:
+    async def statuses(plane: DataPlane) -> list[int]:
+        first = asyncio.ensure_future(ask(plane, *(request(n, seconds=s) for n, s in ((1, 5), (2, 0.05), (3, 0.05)))))
+        await asyncio.sleep(0.2)  # the first is still predicted, and nobody waits
+        behind = await ask(plane, request(4), request(5), request(6))
+        return [found.status for found in (*await first, *behind)]
+
+    plane = DataPlane(live(Sums(0.4), {1: 0.4}, rowwise=False), queue=2)
+    assert asyncio.run(statuses(plane)) == [200, 504, 504, 200, 200, 429]
+    plane.close()
+
+
+def test_a_long_body_whose_deadline_passed_in_the_decoder_no_longer_counts() -> None:
+    long = Request("invocations", "application/json", "", "", body(7, 300_000))
+
+    async def statuses(plane: DataPlane) -> list[int]:
+        decoding = asyncio.ensure_future(ask(plane, long, long._replace(seconds=0.01)))
+        await asyncio.sleep(0.05)  # the second waits for the decoder, and is late
+        assert plane.state.metrics.queue() == 1
+        return [found.status for found in await decoding]
+
+    plane = DataPlane(live(Sums(), QUICK))
+    assert asyncio.run(statuses(plane)) == [200, 504]
+    assert plane.state.metrics.queue() == 0
+    plane.close()
 
 
 def test_a_deadline_that_passes_is_504_and_the_model_is_not_asked() -> None:
@@ -239,8 +274,8 @@ def test_what_waits_behind_a_long_predict_has_its_deadline_too() -> None:
             if len(found) == 2:
                 done.set_result(None)
 
-        plane.handle(long, end)
-        plane.handle(request(2, seconds=0.1), end)
+        plane.predict(plane.state.live, long, end)
+        plane.predict(plane.state.live, request(2, seconds=0.1), end)
         await done
         return found
 

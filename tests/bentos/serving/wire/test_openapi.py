@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from bentos.serving.inputs.signature import Column, Param, Signature, Tensor
-from bentos.serving.server.answer import ERROR_FORMS
+from bentos.serving.server.errors import ERROR_FORMS
 from bentos.serving.wire import negotiation, openapi
 from bentos.serving.wire.scoring import invocations
 

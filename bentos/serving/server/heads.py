@@ -1,15 +1,15 @@
-"""A prediction request and its answer as HTTP headers carry them."""
+"""Heads: what the headers of a request say, and those of an answer. HTTP and gRPC come through here, and nowhere else."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bentos.serving.server.answer import Answer, Request
+from bentos.serving.server.messages import Answer, Request
 from bentos.serving.wire.v2.grpc_status import timeout_seconds
 
 
 def request_of(kind: str, headers: Mapping[bytes, bytes], body: bytes) -> Request:
-    """A prediction request from HTTP headers, whose names are in lower case, and the whole *body*."""
+    """A prediction request from headers, or gRPC's metadata, whose names are in lower case, and the whole *body*."""
     get = headers.get
     length, encoding, accept = get(b"inference-header-content-length"), get(b"content-encoding"), get(b"accept")
     request_id, assigned, attempt = get(b"x-request-id"), get(b"x-shipway-assigned"), get(b"x-envoy-attempt-count")
@@ -43,6 +43,18 @@ def head_of(found: Answer, *, close: bool) -> list[tuple[bytes, bytes]]:
     if close:
         headers.append((b"connection", b"close"))
     return headers
+
+
+def declared_length(headers: Mapping[bytes, bytes]) -> int:
+    """The body's length in bytes as the head says it; -1 where it says none, or no number."""
+    found = headers.get(b"content-length", b"")
+    return int(found) if found.isdigit() else -1
+
+
+def continues(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether the client waits to be told that it may send the body."""
+    found = headers.get(b"expect")
+    return found is not None and found.lower() == b"100-continue"
 
 
 def is_length(text: str) -> bool:
