@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Generator, Iterator
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+from tests.small_disk import SmallDisk
 
 START_SECONDS = 180.0
 os.environ.setdefault("UV_COMPILE_BYTECODE", "0")
@@ -75,6 +78,21 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def small_disk() -> Iterator[SmallDisk]:
+    """A disk that can be full. Its path is short: unix sockets lie on it."""
+    with tempfile.TemporaryDirectory(prefix="sw-disk-") as folder:
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True
+        )
+        if mounted.returncode != 0:
+            pytest.skip(f"no file system can be mounted here, which needs root: {mounted.stderr.strip()}")
+        try:
+            yield SmallDisk(Path(folder))
+        finally:
+            subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture(scope="session")

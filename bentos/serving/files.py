@@ -54,6 +54,19 @@ def is_about_the_disk(error: BaseException) -> OSError | None:
     return None
 
 
+def private_folder(folder: Path) -> Path:
+    """*folder*, made with what is missing above it for its owner alone. Raises OSError."""
+    for part in reversed([part for part in (folder, *folder.parents) if not part.exists()]):
+        part.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)  # OSError where a file is in its place
+    return folder
+
+
+def private_file(path: str, flags: int) -> int:
+    """The opener of a file that its owner alone reads."""
+    return os.open(path, flags, 0o600)
+
+
 @contextmanager
 def held(path: Path) -> Iterator[None]:
     """Holds the lock file *path*, made with its folder where it is not there; the kernel lets go of it when the holder dies."""

@@ -225,6 +225,8 @@ class LogReader:
         counts["records could not be logged by their server and are missing"] += self._dropped()
         counts["lines of the labels are no labels"] += self._labels.broken
         counts["segments were deleted before they were read"] += sum(tail.lost for tail in self._tails.values())
+        cut = sum(tail.cut for tail in self._tails.values())
+        counts["segments had lost what was read of them, and records with it (a full or broken disk)"] += cut
         return tuple(f"{number} {what}" for what, number in sorted(counts.items()) if number)
 
 

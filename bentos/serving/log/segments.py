@@ -7,7 +7,8 @@ once it is closed. It starts with eight bytes of magic; then frame follows frame
 
 A payload is msgpack: the records of some answered requests, each an array in the order of Record, and the count of records
 that could not be written. A frame whose length or crc does not fit is a torn tail: a server died while writing it, and
-reading stops before it. At most ``flush_seconds`` of records are lost to a kill -9; nothing is synced to disk, so a machine
+reading stops before it. Where a disk is full, a server takes its half-written frame away again and never a whole one, so that
+what was read once stays where it was. At most ``flush_seconds`` of records are lost to a kill -9; nothing is synced to disk, so a machine
 that loses power may lose more.
 """
 
@@ -94,6 +95,18 @@ def _order(stem: str) -> tuple[int, ...]:
     return tuple(int(part) if part.isdigit() else 0 for part in stem.split("-"))
 
 
+def _frame_at(data: memoryview, at: int) -> tuple[memoryview, int] | None:
+    """The payload of the whole frame at *at* and where the next begins; None where there is none."""
+    if at + _FRAME.size > len(data):
+        return None
+    length, crc = _FRAME.unpack_from(data, at)
+    end = at + _FRAME.size + length
+    payload = data[at + _FRAME.size : end]
+    if length == 0 or length > _LARGEST_FRAME or end > len(data) or crc32(payload) != crc:
+        return None
+    return payload, end
+
+
 def scan_segment(path: Path, offset: int = 0) -> Scan:
     """The whole records of the segment at *path* from byte *offset* on, and how many its server said it dropped.
 
@@ -114,17 +127,30 @@ def scan_segment(path: Path, offset: int = 0) -> Scan:
         return Scan([], 0, offset)
     at, start = 0, offset or len(MAGIC)
     records, dropped = [], 0
-    while at + _FRAME.size <= len(data):
-        length, crc = _FRAME.unpack_from(data, at)
-        end = at + _FRAME.size + length
-        payload = data[at + _FRAME.size : end]
-        if length == 0 or length > _LARGEST_FRAME or end > len(data) or crc32(payload) != crc:
-            break
+    while (frame := _frame_at(data, at)) is not None:
+        payload, at = frame
         found, lost = _decode(payload)
         records += found
         dropped += lost
-        at = end
     return Scan(records, dropped, start + at)
+
+
+def whole(data: memoryview) -> tuple[int, int]:
+    """The length of the whole frames that *data* begins with, and how many records are in them."""
+    at = records = 0
+    while (frame := _frame_at(data, at)) is not None:
+        payload, at = frame
+        records += len(_decode(payload)[0])
+    return at, records
+
+
+def boundary(path: Path, offset: int) -> int:
+    """Where the last frame begins that begins at or before byte *offset* of the segment at *path*; after the last whole frame
+    where none does. *offset* itself, unless the file no longer has what was read of it."""
+    at, data = len(MAGIC), memoryview(path.read_bytes())
+    while (frame := _frame_at(data, at)) is not None and frame[1] <= offset:
+        at = frame[1]
+    return at
 
 
 def abandoned(path: Path) -> bool:

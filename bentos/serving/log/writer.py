@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from zlib import crc32
 
 from bentos.serving.cells import Cells
-from bentos.serving.log.segments import MAGIC, Record, block, close_leftovers
+from bentos.serving.files import private_folder
+from bentos.serving.log.segments import MAGIC, Record, block, close_leftovers, whole
 
 HELD, HELD_BYTES = 64, 128 << 10
 """Records, and bytes of bodies, of one block."""
@@ -31,7 +32,8 @@ class SegmentWriter:
 
     ``append`` and ``defer`` hold a few records and then pack them into a buffer; a thread writes the buffer out every
     *flush_seconds*, or sooner when much is waiting. Where nothing can be written (disk full, folder read-only) or more than
-    *max_buffer* bytes wait, records are counted in ``dropped``, and the next segment that can be written says how many.
+    *max_buffer* bytes wait, records are counted in ``dropped``, and the next segment that can be written says how many; those of
+    a segment that somebody removed while it was written, too.
     *sample* (0 to 1) keeps that share of requests, chosen by request id, so that both arms keep the same ones.
     """
 
@@ -61,8 +63,9 @@ class SegmentWriter:
         self._file: int | None = None
         self._path = folder
         self._size, self._opened, self._sequence, self._untold = 0, 0.0, 0, 0
+        self._in_segment = 0  # records in the file at hand
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_folder(folder)
             close_leftovers(folder)
         except OSError as error:
             self.error = f"{folder}: {error}"
@@ -125,6 +128,7 @@ class SegmentWriter:
 
     def flush(self, *, held: bool = True) -> None:
         """Writes what waits, in the caller's thread; without what is *held* if so said."""
+        self._leave_removed()
         with self._lock:
             if held:
                 self._pack()
@@ -133,18 +137,30 @@ class SegmentWriter:
             untold, self._untold = self._untold, 0
         if not data and not untold:
             return
+        told = block((), 0, untold) if untold else b""
         try:
-            if untold:  # in front, without a copy of what waits: it may be megabytes, and a copy stops the event loop
-                self._write(block((), 0, untold) + data)
-            else:
-                self._write(data)
-            self._counts[0] += count
-            self.error = ""
+            if self._file is None:
+                self._open_file()
+            # what is told goes in front, without a copy of what waits: it may be megabytes, and a copy stops the event loop
+            done = self._write(told + data if untold else data)
         except OSError as error:
             self.error = f"{self.folder}: {error}"
-            with self._lock:
-                self._counts[1] += count
-                self._untold += untold + count
+            done = 0
+        else:
+            if done == len(told) + len(data):
+                self.error = ""
+        lost = count
+        if done > len(told):
+            lost = whole(memoryview(data)[done - len(told) :])[1]
+        self._counts[0] += count - lost
+        self._in_segment += count - lost
+        self._lose(lost, untold if done < len(told) else 0)
+
+    def _lose(self, lost: int, untold: int = 0) -> None:
+        """Counts *lost* records; the next segment tells of them, and of *untold* ones that were counted before."""
+        with self._lock:
+            self._counts[1] += lost
+            self._untold += lost + untold
 
     def close(self) -> None:
         """Flushes, closes the segment and ends the thread. A second call does nothing."""
@@ -168,21 +184,32 @@ class SegmentWriter:
         self.flush()
         self._close_file()
 
-    def _write(self, data: bytes | bytearray) -> None:
-        if self._file is None:
-            self._open_file()
+    def _leave_removed(self) -> None:
+        """Another segment is begun where somebody removed the one at hand, and its records are lost."""
+        if self._file is not None and os.fstat(self._file).st_nlink == 0:
+            os.close(self._file)
+            self._file = None
+            self._lose(self._in_segment)
+
+    def _write(self, data: bytes | bytearray) -> int:
+        """Appends *data*; how many bytes of it the segment has then: all, or the whole frames that there was room for."""
         assert self._file is not None
         rest = memoryview(data)
         try:
             while rest:
                 rest = rest[os.write(self._file, rest) :]
-        except OSError:
+        except OSError as error:
+            self.error = f"{self.folder}: {error}"
+        done = len(data)
+        if rest:
+            done, _ = whole(memoryview(data)[: len(data) - len(rest)])  # a reader may have these
+        self._size += done
+        if rest:
             self._cut()
-            raise
-        self._size += len(data)
+        return done
 
     def _cut(self) -> None:
-        """Takes a half-written flush away again, so that what is written later stays readable."""
+        """Takes a half-written frame away again, so that what is written later stays readable."""
         assert self._file is not None
         try:
             os.ftruncate(self._file, self._size)
@@ -191,7 +218,7 @@ class SegmentWriter:
             self._close_file()
 
     def _open_file(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(self.folder)
         self._sequence += 1
         path = self.folder / f"{time.time_ns()}-{os.getpid()}-{self._sequence}.open"
         hidden = path.with_suffix(".new")  # nobody may take it for a dead server's before it is locked
@@ -205,6 +232,7 @@ class SegmentWriter:
             hidden.unlink(missing_ok=True)
             raise
         self._file, self._path, self._size, self._opened = file, path, len(MAGIC), time.monotonic()
+        self._in_segment = 0
 
     def _close_file(self) -> None:
         if self._file is None:

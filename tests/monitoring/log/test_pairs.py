@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from bentos.serving.inputs.signature import Column, Signature
-from bentos.serving.log.segments import Record
+from bentos.serving.log.segments import Record, block
 from bentos.serving.log.writer import SegmentWriter
 from monitoring.evidence.evidence import Evidence, load
 from monitoring.log.pairs import GRACE_NS, SETTLE_NS, LogReader
@@ -165,6 +166,45 @@ def test_a_torn_tail_is_read_once_it_is_whole(world: World) -> None:
     assert reader.poll() == 2
     torn.write_bytes(grown)
     assert reader.poll() == 1
+
+
+def test_a_segment_cut_behind_the_reader_is_read_on_and_told(world: World) -> None:
+    """As a disk leaves it that was full, or lost power: what was read is gone, and other records lie in its place."""
+    reader = world.reader()
+    world.log(record("a", "1"))
+    (path,) = (world.folder / "segments" / "m" / "1").glob("*.open")
+    kept = path.stat().st_size
+    for name in "bcd":
+        world.log(record(name, "1"))
+    assert reader.poll() == 4
+    later = [block([record(name, "1", response=b"x" * 150)], 1 << 20) for name in "efgh"]
+    os.truncate(path, kept)
+    assert reader.poll() == 0
+    whole = path.read_bytes()
+    path.write_bytes(whole + later[0])
+    assert reader.poll() == 1
+    path.write_bytes(whole + b"".join(later))
+    assert reader.poll() == 3
+    world.now += GRACE_NS + SECOND
+    (note,) = (text for text in reader.evidence("shadow").notes if "lost what was read" in text)
+    assert note.startswith("1 segments")
+
+
+def test_a_segment_cut_and_grown_between_two_looks_is_read_on_and_told(world: World) -> None:
+    reader = world.reader()
+    world.log(record("a", "1"))
+    (path,) = (world.folder / "segments" / "m" / "1").glob("*.open")
+    kept = path.read_bytes()
+    for name in "bcd":
+        world.log(record(name, "1"))
+    assert reader.poll() == 4
+    later = [block([record(name, "1", response=b"x" * 150)], 1 << 20) for name in "efgh"]
+    path.write_bytes(kept + b"".join(later))
+    assert reader.poll() >= 2  # from the record on in whose middle the reader stood
+    path.write_bytes(kept + b"".join(later) + block([record("i", "1")], 1 << 20))
+    assert reader.poll() == 1
+    world.now += GRACE_NS + SECOND
+    assert [note for note in reader.evidence("shadow").notes if "1 segments had lost" in note]
 
 
 def test_a_mirrored_request_the_candidate_never_logged(world: World) -> None:

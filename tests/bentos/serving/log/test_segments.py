@@ -18,6 +18,7 @@ from bentos.serving.log import segments as log
 from bentos.serving.log import writer as segment_writer
 from bentos.serving.log.segments import Record, abandoned, block, scan_segment, segments
 from bentos.serving.log.writer import SegmentWriter
+from tests.small_disk import SmallDisk
 
 
 def record(number: int = 0, request: bytes = b"{}", response: bytes = b"[]") -> Record:
@@ -175,6 +176,58 @@ def test_a_full_disk_drops_and_recovers(tmp_path: Path, monkeypatch: pytest.Monk
 
 def _no_space(file: int, data: bytes) -> int:
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_keeps_what_a_reader_may_have(small_disk: SmallDisk) -> None:
+    folder = small_disk.folder / "segments"
+    writer = SegmentWriter(folder, flush_seconds=60, rotate_seconds=600)
+    writer.append(record(0))
+    writer.flush()
+    (path,) = segments(folder)
+    small_disk.fill()
+    for number in range(1, 201):  # three frames and a short one, less than what is written at once
+        writer.append(record(number, os.urandom(1000)))
+    with (small_disk.folder / "ballast").open("r+b") as ballast:  # room for one of them and a half
+        ballast.truncate(ballast.seek(0, os.SEEK_END) - 26 * 4096)
+    seen: list[Record] = []
+    real = os.ftruncate
+
+    def read_first(file: int, size: int) -> None:
+        seen.extend(scan_segment(path).records)  # as a reader that polls just then
+        real(file, size)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segment_writer.os, "ftruncate", read_first)
+        writer.flush()
+    assert 65 <= len(seen) < 200
+    assert scan_segment(path).records == seen
+    assert writer.written == len(seen)
+    assert writer.written + writer.dropped == 201
+    small_disk.free()
+    writer.append(record(201))
+    writer.close()
+    assert everything(folder) == [*seen, record(201)]
+    assert sum(scan_segment(found).dropped for found in segments(folder)) == writer.dropped
+    assert writer.error == ""
+
+
+@pytest.mark.parametrize("folder_too", [False, True])
+def test_a_segment_removed_under_the_writer_is_counted_and_another_begun(tmp_path: Path, folder_too: bool) -> None:
+    folder = tmp_path / "segments"
+    writer = SegmentWriter(folder, flush_seconds=60)
+    for number in range(3):
+        writer.append(record(number))
+    writer.flush()
+    for path in segments(folder):
+        path.unlink()
+    if folder_too:
+        folder.rmdir()
+    writer.append(record(3))
+    writer.flush()
+    assert everything(folder) == [record(3)]
+    assert writer.dropped == 3
+    writer.close()
+    assert sum(scan_segment(path).dropped for path in segments(folder)) == 3
 
 
 def test_a_folder_that_cannot_be_made_drops_and_says_why(tmp_path: Path) -> None:
