@@ -67,8 +67,7 @@ class TrafficPlan:
             raise TrafficPlanError(
                 f"plan of {self.model}: only a candidate can be mirrored to, found a mirror to the baseline"
             )
-        candidate = self.candidate
-        if candidate is not None and (candidate.weight or candidate.mirror_percent) and self.expires_at is None:
+        if self.exposed and self.expires_at is None:
             raise TrafficPlanError(
                 f"plan of {self.model}: candidate traffic is a lease and needs expires_at (unix seconds)"
             )
@@ -82,6 +81,21 @@ class TrafficPlan:
     def candidate(self) -> Arm | None:
         """The arm under evaluation, if any."""
         return self.arms[1] if len(self.arms) > 1 else None
+
+    @property
+    def exposed(self) -> bool:
+        """Whether a candidate gets any traffic."""
+        arm = self.candidate
+        return arm is not None and bool(arm.weight or arm.mirror_percent)
+
+    def withdrawn_by(self, plan: TrafficPlan) -> bool:
+        """Whether the candidate here gets traffic, and none at all by *plan*."""
+        arm = self.candidate
+        if arm is None or not self.exposed:
+            return False
+        return all(
+            other.deployment != arm.deployment or not (other.weight or other.mirror_percent) for other in plan.arms
+        )
 
     def settled(self) -> TrafficPlan:
         """The same model with all traffic on the baseline: what a lapsed lease returns to."""

@@ -15,7 +15,6 @@ from flows.release import plans, prepare
 from flows.release.machine import Do, Step, next_step
 from flows.release.watch import EvaluationEndedError, Watch, counters, keep_verdict, kept_verdicts
 from flows.release.world import STAGE, evidence_of, observe
-from infra.gateways.interface import TransientGatewayError
 from infra.targets.interface import TransientTargetError
 from monitoring.interface import Outcome, Verdict
 from monitoring.ledger.ledger import BusyError, ClosedError
@@ -73,6 +72,8 @@ class Drive:
         Raises BusyError or ClosedError when another process took the release over or closed it, and whatever keeps it
         from returning to the baseline; reconcile goes on from there.
         """
+        if _against(self.release):
+            self._withdraw()  # whoever decided may have died before
         while True:
             closed = self.once()
             if closed is not None:
@@ -98,7 +99,7 @@ class Drive:
         except prepare.VetRefusedError as refused:
             self._decide(Outcome.ROLLBACK, str(refused))
         except ShipwayError as error:
-            if current.facts.get("decision") not in (None, "", Outcome.PROMOTE) or "committed_at" in current.facts:
+            if _against(current) or "committed_at" in current.facts:
                 raise  # nothing left to decide: what failed is the way back itself
             self._decide(Outcome.ERROR, f"{step}: {error}")
         if step.do is Do.CLOSE:
@@ -164,10 +165,7 @@ class Drive:
                 return self._ask()
             case Do.DECIDE:
                 assert step.outcome is not None
-                said = self._decide(step.outcome, step.why)
-                if step.outcome is not Outcome.PROMOTE:
-                    self._end_lease()
-                return said
+                return self._decide(step.outcome, step.why)
             case Do.SET_ALIAS:
                 line.registry.set_alias(model, str(step.alias), _version(step))
                 return step.why
@@ -199,22 +197,22 @@ class Drive:
         stages = evidence_of(self.release)
         last = next((stage for stage in reversed(list(stages)) if stages[stage] is outcome), "")
         reason = why or self.release.facts.get(f"reason.{last}", "") or "every gate passed"
-        return self._noted(
+        said = self._noted(
             f"{outcome.value}: {reason}",
             decision=outcome.value,
             reason=reason[:4000],
             decided_stage=last,
             decided_at=repr(time.time()),
         )
+        if outcome is not Outcome.PROMOTE:
+            self._withdraw()
+        return said
 
-    def _end_lease(self) -> None:
+    def _withdraw(self) -> None:
         """The candidate's traffic ends with the decision against it, not a look at the world later."""
-        plan = self.line.gateway.plan(self.release.model)
-        if plan is None or plan.candidate is None:
-            return
         try:
-            self.line.gateway.apply(plan.settled())
-        except TransientGatewayError as away:
+            self.line.gateway.withdraw(self.release.model)
+        except ShipwayError as away:
             self.teller.log(f"{away}; the next step returns to the baseline")
 
     def _build(self, version: str) -> str:
@@ -324,6 +322,10 @@ class Drive:
         outcome = CLOSED_AS[Outcome(facts["decision"])]
         self.release = ledger.close(self.release, outcome, facts.get("reason", ""), kept_verdicts(folder))
         return f"{outcome}: {facts.get('reason', '')}"
+
+
+def _against(release: Release) -> bool:
+    return release.facts.get("decision") not in (None, "", Outcome.PROMOTE)
 
 
 def _version(step: Step) -> str:

@@ -76,6 +76,13 @@ class EnvoyAdmin:
         """Asks Envoy to close listeners gracefully: connections end after their next answer."""
         self._call(self._admin, "POST", "/drain_listeners?graceful")
 
+    def in_flight(self) -> tuple[int, int]:
+        """Open connections of clients, and requests that are not answered yet."""
+        text = self._get("/stats?filter=^http\\.gateway\\.downstream_(cx|rq)_active$")
+        found = dict(line.rsplit(": ", 1) for line in text.splitlines() if line)
+        connections, requests = (int(found.get(f"http.gateway.downstream_{what}_active", "0")) for what in ("cx", "rq"))
+        return connections, requests
+
     def _get(self, path: str) -> str:
         status, _, body = self._call(self._admin, "GET", path)
         if status != 200:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import version as package_version
@@ -23,6 +24,7 @@ from infra.gateways.routes import plans_in, route_configuration
 from infra.traffic import TrafficPlan
 
 PROBES = 6  # fresh connections that must answer by a new revision: Envoy's workers switch one after the other
+CLOSING_SECONDS = 3  # a draining Envoy still lets clients in, and closes their connections after one answer
 LINGER_SECONDS = 2.0  # clusters outlive their routes by the plan's timeout and this
 
 
@@ -84,21 +86,34 @@ class EnvoyGateway:
             "--log-level",
             "warning",
             "--drain-time-s",
-            "5",
+            str(CLOSING_SECONDS),
+            "--drain-strategy",
+            "immediate",
         ]
 
     def alive(self) -> bool:
         """Whether Envoy answers its own readiness check."""
         return self._admin.alive()
 
-    def drain(self) -> None:
-        """Lets clients' connections end gracefully before Envoy is stopped."""
-        self._admin.drain()
+    def drain(self, timeout: float = 10.0) -> None:
+        """Lets what is in flight end before Envoy is stopped, in *timeout* seconds at most: each connection after its next
+        answer, and nobody is let in any more after CLOSING_SECONDS. An Envoy that is away has nothing in flight."""
+        deadline, closed = time.monotonic() + timeout, time.monotonic() + CLOSING_SECONDS + 0.2
+        with suppress(TransientGatewayError):
+            self._admin.drain()
+            while time.monotonic() < deadline:
+                connections, requests = self._admin.in_flight()
+                if not connections or (not requests and time.monotonic() > closed):
+                    return
+                time.sleep(0.05)
 
     def apply(self, plan: TrafficPlan, timeout: float = 10.0) -> None:
         """Makes *plan* live; see the interface."""
         deadline = time.monotonic() + timeout
         with self._store.model_lock(plan.model, timeout):
+            live = self._store.read(plan.model).live
+            if live is not None and live.withdrawn_by(plan):
+                self._settle_files(plan.model, lambda live: live.withdrawn_by(plan))
             rejected = self._admin.rejected()
             before = self._store.read(plan.model)
             with self._store.lock():
@@ -113,9 +128,16 @@ class EnvoyGateway:
                 revision = self._route(plan.model, plan)
             try:
                 self._wait_revision(revision, rejected, max(deadline, time.monotonic() + 2.0))
-            except Exception:
-                self._restore(plan.model, before)
+            except Exception as error:
+                if plan.exposed or not isinstance(error, TransientGatewayError):
+                    self._restore(plan.model, before)
                 raise
+
+    def withdraw(self, model: str) -> None:
+        """Returns the model to its baseline; works on files alone while Envoy is away."""
+        revision = self._settle_files(model, lambda live: live.exposed)
+        if revision is not None:
+            self._settle(revision)
 
     def plan(self, model: str) -> TrafficPlan | None:
         """What Envoy routes for *model*, with the lease's end as renewed."""
@@ -141,14 +163,10 @@ class EnvoyGateway:
         for model, record in self._store.all().items():
             if record.live is None or not record.live.lapsed(now):
                 continue
-            # Without the model's lock: a lease must end although a stopped process holds it.
-            with self._store.lock():
-                live = self._store.read(model).live
-                if live is None or not live.lapsed(now):
-                    continue  # renewed, or changed by somebody else, while we waited
-                revision = self._route(model, live.settled())
-            lapsed.append(model)
-            self._settle(revision)
+            revision = self._settle_files(model, lambda live: live.lapsed(now))
+            if revision is not None:  # else renewed, or changed by somebody else, meanwhile
+                lapsed.append(model)
+                self._settle(revision)
         with self._store.lock():
             if any(record != record.current(self._clock()) for record in self._store.all().values()):
                 self._write_clusters()
@@ -190,6 +208,15 @@ class EnvoyGateway:
         self._store.write(model, ModelPlans(plan, kept))
         self._write_clusters()  # the new plan's limits count from now on
         return self._write_routes()
+
+    def _settle_files(self, model: str, due: Callable[[TrafficPlan], bool]) -> int | None:
+        """Points the model's routes at its baseline alone where its plan is *due* for that; the revision of the files.
+
+        Without the model's lock: a lease must end although a stopped process holds it.
+        """
+        with self._store.lock():
+            live = self._store.read(model).live
+            return self._route(model, live.settled()) if live is not None and due(live) else None
 
     def _restore(self, model: str, before: ModelPlans) -> None:
         now = self._clock()
@@ -251,7 +278,7 @@ class EnvoyGateway:
             self._refuse_if_rejected(rejected, f"routes of revision {revision}")
             if time.monotonic() >= deadline:
                 raise TransientGatewayError(
-                    f"the gateway does not answer by revision {revision} yet; the routes are put back. See the log of the gateway."
+                    f"the gateway does not answer by revision {revision} yet. See the log of the gateway."
                 )
             time.sleep(0.01)
         self._refuse_if_rejected(rejected, f"files of revision {revision}")

@@ -38,8 +38,14 @@ class Gateway(Protocol):
         """Makes *plan* live; returns once the gateway answers by it.
 
         An arm that gains weight or a mirror must first be ready and warm: TransientGatewayError if it is not within
-        *timeout* seconds, and the routes are as they were.
+        *timeout* seconds, and the routes are as they were. But a candidate that the plan takes all traffic from loses it
+        first, as by ``withdraw``, and whatever fails gives none back; and a plan of one arm that is warm stays, for a gateway
+        that answers by it later.
         """
+        ...
+
+    def withdraw(self, model: str) -> None:
+        """Returns the model to its baseline where a candidate has traffic, also while the gateway is away."""
         ...
 
     def plan(self, model: str) -> TrafficPlan | None:

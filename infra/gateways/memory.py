@@ -26,12 +26,21 @@ class MemoryGateway:
 
     def apply(self, plan: TrafficPlan, timeout: float = 10.0) -> None:
         """Makes *plan* live if every arm that gains weight or a mirror is ready."""
+        before = self._plans.get(plan.model)
+        if before is not None and before.withdrawn_by(plan):
+            self.withdraw(plan.model)
         for arm in plan.arms:
             if self._gains(arm, self._plans.get(plan.model)) and not self._is_ready(arm.deployment):
                 raise TransientGatewayError(
                     f"plan of {plan.model}: {arm.deployment} is not ready. The routes are as they were."
                 )
         self._set(plan)
+
+    def withdraw(self, model: str) -> None:
+        """Returns the model to its baseline where a candidate has traffic."""
+        plan = self._plans.get(model)
+        if plan is not None and plan.exposed:
+            self._set(plan.settled())
 
     def plan(self, model: str) -> TrafficPlan | None:
         """The live plan."""

@@ -271,3 +271,72 @@ def test_tracing_is_settable(make_gateway, start_envoy):
     process = start_envoy(gateway)
     process.terminate()
     assert process.wait(timeout=20) == 0
+
+
+def test_a_retreat_from_a_gateway_that_hangs_holds_once_it_goes_on(
+    make_gateway, start_envoy, client_for, serve, plan_of
+):
+    gateway, port = make_gateway()
+    envoy, client = start_envoy(gateway), client_for(port)
+    first, second = serve("1", "2")
+    plan = plan_of(first, second, weight=90)
+    try:
+        gateway.apply(plan)
+        envoy.send_signal(signal.SIGSTOP)
+        with pytest.raises(TransientGatewayError):
+            gateway.apply(plan.settled())
+        envoy.send_signal(signal.SIGCONT)
+        deadline = time.monotonic() + 10
+        while gateway.plan(plan.model) != plan.settled():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.5)
+        versions = Counter(client.ask(invocations(plan), body="{}")[1]["x-shipway-version"] for _ in range(30))
+        assert versions == {"1": 30}
+    finally:
+        envoy.send_signal(signal.SIGCONT)
+        envoy.kill()
+        envoy.wait()
+    gateway.bootstrap()  # as at the next start
+    envoy = start_envoy(gateway)
+    try:
+        assert gateway.plan(plan.model) == plan.settled()
+    finally:
+        envoy.kill()
+        envoy.wait()
+
+
+def test_draining_fails_nobody_who_is_in(make_gateway, start_envoy, client_for, serve, plan_of):
+    gateway, port = make_gateway()
+    envoy, client = start_envoy(gateway), client_for(port)
+    (first,) = serve("1")
+    plan = plan_of(first)
+    try:
+        gateway.apply(plan)
+        began = time.monotonic()
+        gateway.drain()
+        assert time.monotonic() - began < 1.0  # nobody was in
+    finally:
+        envoy.kill()
+        envoy.wait()
+    envoy = start_envoy(gateway)
+    try:
+        first.get("/mode/slow")  # a second each
+        answers = []
+        asking = [
+            threading.Thread(target=lambda: answers.append(client.ask(invocations(plan), body="{}")[:2]))
+            for _ in range(8)
+        ]
+        for thread in asking:
+            thread.start()
+        time.sleep(0.4)
+        gateway.drain()
+        envoy.terminate()
+        for thread in asking:
+            thread.join()
+        assert [status for status, _ in answers] == [200] * 8
+        assert {headers["connection"] for _, headers in answers} == {"close"}
+        gateway.drain()  # of an Envoy that is away
+    finally:
+        envoy.kill()
+        envoy.wait()

@@ -99,3 +99,32 @@ def test_a_plan_can_be_read_at_any_moment_of_a_change(gateway, plan_of):
     done.set()
     reader.join()
     assert not failed and seen
+
+
+@pytest.mark.parametrize("traffic", [{"mirror": 100.0}, {"weight": 50}])
+def test_a_candidate_is_withdrawn_at_once_and_that_twice_is_no_error(gateway, plan_of, traffic):
+    doors, first, second, _ = gateway
+    doors.withdraw("nobody")
+    plan = plan_of(first, second, **traffic)
+    doors.apply(plan)
+    doors.withdraw(plan.model)
+    doors.withdraw(plan.model)
+    assert doors.plan(plan.model) == plan.settled()
+
+
+def test_a_retreat_that_fails_gives_the_candidate_nothing_back(gateway, plan_of):
+    doors, first, second, dead = gateway
+    plan = plan_of(first, second, weight=50)
+    doors.apply(plan)
+    with pytest.raises(TransientGatewayError):
+        doors.apply(plan_of(dead), timeout=0.5)  # the baseline's server was replaced, and its new one is not ready
+    assert doors.plan(plan.model) == plan.settled()
+
+
+def test_a_step_forward_that_fails_leaves_the_candidate_its_share(gateway, plan_of):
+    doors, first, second, dead = gateway
+    plan = plan_of(first, second, weight=20)
+    doors.apply(plan)
+    with pytest.raises(TransientGatewayError):
+        doors.apply(plan_of(dead, second, weight=50), timeout=0.5)
+    assert doors.plan(plan.model) == plan
