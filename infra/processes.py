@@ -1,9 +1,27 @@
-"""One identity of a process, for everyone who writes a pid down. Standard library only: the keeper loads it by itself."""
+"""One identity of a process, for everyone who writes a pid down, and the mark of whose it is. Standard library only: the keeper loads it by itself."""
 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+
+MARK = "_SHIPWAY_PART"
+"""In the environment of every process of a stack: "<home>|<part>". Children inherit it."""
+
+KEEPER = "keeper"
+"""The part of keepers: they outlive whoever started them, and end when their target says so."""
+
+
+def mark(home: Path, part: str) -> str:
+    """The value of MARK for *part* of the stack at *home*."""
+    return f"{home}|{part}"
+
+
+def as_keeper(environ: Mapping[str, str]) -> dict[str, str]:
+    """*environ* with the mark of a keeper of the same stack, where it has one."""
+    home = environ.get(MARK, "").rpartition("|")[0]
+    return {**environ, **({MARK: f"{home}|{KEEPER}"} if home else {})}
 
 
 def identity(pid: int) -> str | None:

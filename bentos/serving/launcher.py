@@ -176,7 +176,8 @@ def serve(plane: DataPlane, listener: socket.socket | None, options: argparse.Na
         timeout_keep_alive=75,
     )
     if options.worker is None:  # workers' parent says it once all of them are
-        print(f"shipway launcher: listening on {where(listener, options)}", flush=True)
+        with contextlib.suppress(OSError):  # a full disk under the log
+            print(f"shipway launcher: listening on {where(listener, options)}", flush=True)
     server = DrainingServer(config, plane, options.drain_seconds)
     if options.worker is not None:
         from bentos.serving.server.worker import WorkerServer

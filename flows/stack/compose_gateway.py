@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 
 from flows.stack.parts import own_gateway
 from infra.settings import load_settings
 
 
-def main() -> None:
-    """Writes what Envoy starts from, the plans of before included, and becomes Envoy."""
+def main() -> int:
+    """Writes what Envoy starts from, the plans of before included, and runs Envoy; on SIGTERM it drains first."""
     gateway = own_gateway(load_settings(os.environ))
     gateway.bootstrap()
-    command = gateway.command()
-    os.execv(command[0], command)  # noqa: S606 - no shell is wanted
+    envoy = subprocess.Popen(gateway.command())
+
+    def end(*_: object) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        gateway.drain()
+        envoy.terminate()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    return envoy.wait()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -52,6 +52,7 @@ def write_discovery(file: Path, deployments: Sequence[Deployment]) -> None:
         return
     scratch = file.with_name(f".{file.name}")
     scratch.write_text(text)
+    scratch.chmod(0o644)  # Prometheus is another user
     scratch.replace(file)
 
 

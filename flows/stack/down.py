@@ -12,7 +12,7 @@ from infra.stack.part import StackError
 from infra.stack.state import read_state, take_lock
 from infra.targets.interface import TransientTargetError
 
-_SUPERVISOR_SECONDS = 30.0  # it ends its parts and the model servers in this time
+_SUPERVISOR_SECONDS = 60.0  # it drains the gateway, ends its parts and the model servers in this time
 
 
 def take_down(settings: StackSettings) -> bool:
@@ -25,8 +25,9 @@ def take_down(settings: StackSettings) -> bool:
         return False
     supervised = _end_supervisor(settings)
     left = part_process.marked(settings.root)
+    part_process.end((one for one in left if not part_process.is_keeper(one)), grace=3.0)
     away = _stop_servers(settings)
-    part_process.end(left, grace=3.0)
+    part_process.end(part_process.marked(settings.root), grace=3.0)
     survivors = part_process.marked(settings.root)
     if survivors:
         names = ", ".join(f"{one.pid}" for one in survivors)

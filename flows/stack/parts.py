@@ -238,10 +238,10 @@ class _Maker:
         )
 
     def gateway(self) -> Part:
-        settings = self.settings
+        settings, gateway = self.settings, own_gateway(self.settings)
         return self._part(
             "gateway",
-            tuple(own_gateway(settings).command()),
+            tuple(gateway.command()),
             {},
             url=settings.gateway_url,
             ports={
@@ -249,6 +249,7 @@ class _Maker:
                 "SHIPWAY_GATEWAY_ADMIN_PORT": settings.gateway_admin_port,
             },
             healthy=lambda: answers(f"http://127.0.0.1:{settings.gateway_admin_port}/ready"),
+            drain=gateway.drain,
         )
 
     def receiver(self) -> Part:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from flows.stack.down import take_down
 from flows.stack.parts import OVERTAKEN, ROOT, Servers, choose_servers, compose
+from infra.log_files import open_log
 from infra.settings import StackSettings
 from infra.stack import part_process
 from infra.stack.home import prepare_home
@@ -65,7 +66,7 @@ def _detach(settings: StackSettings, servers: Servers) -> subprocess.Popen[bytes
     """Starts the supervisor in a session of its own."""
     environment = {**os.environ, **settings.environment()}
     environment |= {"MLFLOW_TRACKING_URI": servers.mlflow, "PREFECT_API_URL": servers.prefect_api}
-    with daemon_log(settings).open("ab") as log:
+    with open_log(daemon_log(settings)) as log:
         return subprocess.Popen(
             [sys.executable, "-m", "flows.stack.daemon"],
             cwd=ROOT,

@@ -57,6 +57,8 @@ def containerize(bento: SealedBento, settings: ImageSettings, image: str) -> Non
         name, _, version = bento.tag.partition(":")
         folder = Path(home) / "bentos" / name / version
         shutil.copytree(bento.path, folder)
+        for path in folder.rglob("*"):  # in the image they are another user's
+            path.chmod(0o755 if path.is_dir() else 0o644)
         _adapt(folder / "bento.yaml", settings)
         try:
             done = subprocess.run(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bentos.serving.errors import PermanentError, TransientError
+from bentos.serving.files import private_file, private_folder
 
 MAX_LABELS = 10_000  # in one request
 MAX_REQUEST_ID = 256  # characters
@@ -88,8 +89,8 @@ class LabelLog:
             for label in labels
         ).encode()
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with path.open("ab", buffering=0) as file:
+            private_folder(self._folder)
+            with open(path, "ab", buffering=0, opener=private_file) as file:
                 size = file.seek(0, 2)
                 written = file.write(lines)
                 if written != len(lines):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 
+from bentos.serving.files import private_folder
 from infra.settings import StackSettings
 from infra.stack.part import StackError
 from infra.stack.secrets import keep_given
@@ -13,7 +14,7 @@ _PROBE_BYTES = 256 * 1024
 
 
 def prepare_home(settings: StackSettings) -> None:
-    """Makes the folders of the stack, proves that they can be written, and keeps the secrets that were given as values.
+    """Makes the folders of the stack for their owner alone, proves that they can be written, and keeps the secrets that were given as values.
 
     Raises StackError naming the folder and what is wrong with it: read-only, full, not a folder.
     """
@@ -32,8 +33,8 @@ def prepare_home(settings: StackSettings) -> None:
     folder = settings.root
     try:
         for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
-        settings.stack.chmod(0o700)
+            private_folder(folder)
+            folder.chmod(0o700)
         for folder in folders:
             with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-") as probe:
                 if folder == settings.root:

@@ -55,6 +55,7 @@ class Part:
     optional: bool = False  # True: the stack counts as up without it
     start_seconds: float = 120.0
     death_signal: int = signal.SIGKILL  # what the kernel sends it when the supervisor dies (Linux)
+    drain: Callable[[], object] | None = None  # lets what it does for clients end, before the stack ends it
     spares_children: bool = False  # True: what it started lives on when it dies, until the stack goes down
 
 

@@ -7,47 +7,35 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Collection, Iterable
+from io import FileIO
 from pathlib import Path
 
 import psutil
 
+from infra.processes import KEEPER, MARK, mark
 from infra.stack.part import Part
 
-MARK = "_SHIPWAY_PART"  # in the environment of every part: "<home>|<part>"; children inherit it
 _PR_SET_PDEATHSIG = 1
 _LINUX = sys.platform.startswith("linux")
-_LOG_LIMIT = 20 * 1024 * 1024
 
 
-def start(part: Part, home: Path) -> subprocess.Popen[bytes]:
-    """Starts *part* in a session of its own, its output appended to its log.
+def start(part: Part, home: Path, log: FileIO) -> subprocess.Popen[bytes]:
+    """Starts *part* in a session of its own, its output appended to *log*.
 
-    Raises OSError when the command or the log cannot be opened. Call it from a thread that lives as long as the
-    supervisor: the kernel sends ``death_signal`` when that thread ends.
+    Raises OSError when the command cannot be started. Call it from a thread that lives as long as the supervisor: the
+    kernel sends ``death_signal`` when that thread ends.
     """
-    part.log.parent.mkdir(parents=True, exist_ok=True)
-    if part.log.exists() and part.log.stat().st_size > _LOG_LIMIT:
-        part.log.replace(part.log.with_suffix(".log.1"))
-    with part.log.open("ab") as log:
-        log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(part.command)}\n".encode())
-        log.flush()
-        return subprocess.Popen(
-            part.command,
-            cwd=part.cwd,
-            env={**part.environment, MARK: mark(home, part.name)},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=_dies_with_parent(part.death_signal),
-        )
-
-
-def mark(home: Path, part: str) -> str:
-    """The value of MARK for *part* of the stack at *home*."""
-    return f"{home}|{part}"
+    return subprocess.Popen(
+        part.command,
+        cwd=part.cwd,
+        env={**part.environment, MARK: mark(home, part.name)},
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=_dies_with_parent(part.death_signal),
+    )
 
 
 def _dies_with_parent(death_signal: int) -> Callable[[], None] | None:
@@ -87,6 +75,14 @@ def marked(home: Path, parts: Collection[str] | None = None) -> list[psutil.Proc
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             continue  # gone meanwhile, or another user's
     return found
+
+
+def is_keeper(process: psutil.Process) -> bool:
+    """Whether *process* keeps a model server, which ends as its target says."""
+    try:
+        return str(process.environ().get(MARK, "")).endswith(f"|{KEEPER}")
+    except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+        return False
 
 
 def end(processes: Iterable[psutil.Process], grace: float) -> list[int]:

@@ -12,8 +12,10 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from io import FileIO
 from pathlib import Path
 
+from infra.log_files import bound, open_log
 from infra.processes import identity
 from infra.stack import part_process
 from infra.stack.part import ExternalPart, Part, PartState, PartStatus
@@ -27,6 +29,7 @@ _BACKOFF_FIRST, _BACKOFF_MOST = 0.5, 30.0  # seconds
 _STEADY_SECONDS = 60.0  # a part that was ready this long starts over with the first backoff
 _STOP_SECONDS = 8.0  # between SIGTERM and SIGKILL at the end
 _TICK_STARTING, _TICK_STEADY = 0.2, 0.5  # seconds between two looks
+LOG_BYTES = 20 * 1024 * 1024  # of one file of a log; two are kept
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class _Child:
     part: Part
     status: PartStatus
     popen: subprocess.Popen[bytes] | None = None
+    log: FileIO | None = None  # held open, so that it is bounded although somebody removed it
     started: float = 0.0  # monotonic
     failures: int = 0  # ends in a row without a steady time between
     next_try: float = 0.0  # monotonic
@@ -82,6 +86,7 @@ class Supervisor:
         ]
         self._problems: dict[str, str] = {}
         self._written: StackState | None = None
+        self._unwritten = ""  # why the state could not be written at the last look
         self._started_at = now
         self._stopping = False
 
@@ -119,6 +124,9 @@ class Supervisor:
         """One look at every part, one turn of every duty."""
         for child in self._children:
             self._advance(child)
+            if child.log is not None:
+                with contextlib.suppress(OSError):  # a disk that is gone ends no part
+                    bound(child.log, child.part.log, LOG_BYTES)
         now = time.time()
         for duty in self.duties:
             try:
@@ -135,7 +143,14 @@ class Supervisor:
         self._write()
 
     def end(self) -> None:
-        """Ends every part: SIGTERM to all at once, SIGKILL to what is left, also to what parts left behind."""
+        """Ends every part: once those that drain have, SIGTERM to all at once, SIGKILL to what is left, also to what parts left
+        behind."""
+        for child in self._children:
+            if child.popen is not None and child.part.drain is not None:
+                try:
+                    child.part.drain()
+                except Exception:
+                    log.exception("%s does not drain", child.part.name)
         for child in self._children:
             if child.popen is not None:
                 part_process.kill_group(child.popen.pid, signal.SIGTERM)
@@ -147,6 +162,9 @@ class Supervisor:
                 part_process.kill_group(child.popen.pid, signal.SIGKILL)
                 child.popen.wait()
                 child.popen = None
+            if child.log is not None:
+                child.log.close()
+                child.log = None
             self._set(child, PartState.STOPPED, pid=None, identity=None, next_try=None)
         part_process.end(part_process.marked(self.home, [part.name for part in self.parts]), grace=1.0)
         self._write()
@@ -185,8 +203,11 @@ class Supervisor:
         return up.issuperset(part.after)
 
     def _start(self, child: _Child, **changes: int) -> None:
+        if child.log is not None:
+            child.log.close()
+        child.log = open_log(child.part.log, f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(child.part.command)}")
         try:
-            child.popen = part_process.start(child.part, self.home)
+            child.popen = part_process.start(child.part, self.home, child.log)
         except (OSError, subprocess.SubprocessError) as error:
             child.popen = None
             self._failed(child, f"cannot be started: {error}")
@@ -228,9 +249,11 @@ class Supervisor:
         try:
             write_state(self.folder, state)
         except OSError as error:  # a full disk must not end the parts; the next tick tries again
-            log.error("state cannot be written to %s: %s", self.folder, error)
+            if str(error) != self._unwritten:
+                log.error("state cannot be written to %s: %s", self.folder, error)
+            self._unwritten = str(error)
             return
-        self._written = state
+        self._written, self._unwritten = state, ""
 
 
 def _status(part: Part, state: PartState, **values: object) -> PartStatus:

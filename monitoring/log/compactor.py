@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from bentos.serving.files import private_file, private_folder
 from bentos.serving.log.segments import Record, abandoned, scan_segment, segments
 from infra.settings import load_settings
 from infra.stores.configured import log_store
@@ -105,9 +106,9 @@ def _compact(path: Path, parquet: Path) -> int:
         days.setdefault(datetime.fromtimestamp(record.time_ns / 1e9, UTC).date(), []).append(record)
     for day, rows in days.items():
         folder = parquet / f"model={quote(model, safe='')}" / f"version={quote(version, safe='')}" / f"day={day}"
-        folder.mkdir(parents=True, exist_ok=True)
-        hidden = folder / f".{path.stem}.tmp"
-        pq.write_table(_table(rows), hidden, compression="zstd")
+        hidden = private_folder(folder) / f".{path.stem}.tmp"
+        with open(hidden, "wb", opener=private_file) as file:
+            pq.write_table(_table(rows), file, compression="zstd")
         hidden.rename(folder / f"{path.stem}.parquet")
     return len(records)
 

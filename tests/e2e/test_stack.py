@@ -97,6 +97,13 @@ def test_labels_are_taken(stack):
     assert '"request_id": "a"' in "".join(path.read_text() for path in stack.settings.labels.iterdir())
 
 
+def test_what_the_stack_keeps_is_its_owner_s_alone(stack):
+    root = stack.settings.root
+    kept = [path for path in (root, *root.rglob("*")) if not path.is_symlink() and "envs" not in path.parts]
+    assert len(kept) > 40
+    assert [f"{path}: {path.stat().st_mode:o}" for path in kept if path.exists() and path.stat().st_mode & 0o077] == []
+
+
 def test_a_killed_gateway_is_started_again_and_status_says_so(stack):
     before = stack.part("gateway")
     os.kill(before["pid"], signal.SIGKILL)

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from bentos.serving.files import private_folder
 from infra.targets.interface import PermanentTargetError
 from infra.targets.sockets import LONGEST_PATH, socket_path
 
@@ -65,9 +66,9 @@ def remove_run_folder(home: Path) -> None:
     shutil.rmtree(run if run.parent == home else run.parent, ignore_errors=True)
 
 
-def give(folder: Path, owner: str, *, private: bool) -> None:
-    """Makes *folder* and gives it to *owner* (uid:gid); *private*: nobody else can look into it."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700 if private else 0o755)
+def give(folder: Path, owner: str) -> None:
+    """Makes *folder* and gives it to *owner* (uid:gid); nobody else can look into it."""
+    private_folder(folder)
     if os.getuid() == 0:
         uid, gid = (int(part) for part in owner.split(":"))
         os.chown(folder, uid, gid)

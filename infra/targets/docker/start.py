@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bentos.serving.files import private_folder
 from infra.targets.docker.container import CA_FILE, CACHE, LOCK_FILE, PORT, fetches, given_path, options_of
 from infra.targets.docker.engine import ContainerEngine, PortTakenError
 from infra.targets.docker.place import Place, container_name, free_port, give, run_folder, stack_of, user
@@ -140,20 +141,20 @@ class Starter:
         """Where the container goes, with every folder made and given to whoever runs in it."""
         owner, stack = user(), stack_of(self.records.folder)
         home = self.records.home(spec.name)
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(home)
         segments, cache = self.segments / spec.model / spec.version, self.records.folder / "cache"
-        segments.parent.mkdir(parents=True, exist_ok=True)
-        give(segments, owner, private=False)
+        private_folder(segments.parent)
+        give(segments, owner)
         run = handed = None
         if self.settings.network is None:
             run = run_folder(home)
-            give(run, owner, private=True)
+            give(run, owner)
         if given and self.settings.cache_volume is None:
             handed = home / "given"
             handed.mkdir(exist_ok=True)
             handed.chmod(0o755)
         if fetches(spec) and self.settings.cache_volume is None:
-            give(cache, owner, private=True)
+            give(cache, owner)
         return Place(container_name(stack, spec.name), stack, owner, segments, cache, run, handed, port)
 
     def _address(self, spec: DeploymentSpec, place: Place) -> Address:

@@ -5,6 +5,9 @@
 *folder* holds ``spec.json`` {"command", "environment", "socket", "log_bytes"}. The keeper detaches from whoever started it,
 starts the command, restarts it with backoff when it dies, and writes what it knows to ``state.json``. SIGTERM stops the
 server (SIGTERM, so that it finishes what is in flight) and then the keeper. The server dies with a killed keeper.
+
+Log and state are housekeeping: where they are removed or cannot be written, the server goes on, and is started again, without.
+A keeper whose folder another keeper has taken stops.
 """
 
 from __future__ import annotations
@@ -13,14 +16,16 @@ import ctypes
 import fcntl
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
+from infra.log_files import bound, open_log
 from infra.processes import identity
 from infra.targets.readiness import answers_ready
 
@@ -38,8 +43,9 @@ KEEP = (
 class Keeper:
     """Keeps the server of one folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lock: IO[str]) -> None:
         self.folder = folder
+        self.lock = lock  # of keeper.lock, held
         self.spec: dict[str, Any] = json.loads((folder / "spec.json").read_text())
         self.log = folder / "server.log"
         self.server: subprocess.Popen[bytes] | None = None
@@ -48,6 +54,7 @@ class Keeper:
         self.restarts = 0
         self.reason = ""
         self.stopping = False
+        self.reported = False
 
     def run(self) -> None:
         """Until told to stop, or until the server has died too often before it was ever ready."""
@@ -73,7 +80,12 @@ class Keeper:
 
     def _serve_once(self) -> int | str:
         """Starts the server and waits for its end: its exit code, or the name of the signal that ended it."""
-        Path(self.spec["socket"]).unlink(missing_ok=True)
+        socket = Path(self.spec["socket"])
+        with suppress(OSError):  # what the server cannot do without, it says itself
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            socket.unlink(missing_ok=True)
+            self._hold_again()
         keeper = os.getpid()
 
         def die_with_keeper() -> None:
@@ -81,12 +93,12 @@ class Keeper:
             if os.getppid() != keeper:
                 os._exit(1)
 
-        with self.log.open("ab") as log:
+        with open_log(self.log, f"keeper: starting {self.spec['command'][0]}") as log:
             try:
                 self.server = subprocess.Popen(
                     self.spec["command"],
                     env=self.spec["environment"],
-                    cwd=self.folder,
+                    cwd=self.folder if self.folder.is_dir() else "/",
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -94,22 +106,26 @@ class Keeper:
                     preexec_fn=die_with_keeper,  # safe: the keeper has one thread
                 )
             except OSError as error:
-                log.write(f"keeper: cannot start {self.spec['command']}: {error}\n".encode())
+                with suppress(OSError):
+                    log.write(f"keeper: cannot start {self.spec['command']}: {error}\n".encode())
                 return f"{type(error).__name__} at its start: {error}"
-        self._report()
-        while self.server.poll() is None:
+            self._report()
+            return self._watch(self.server, log)
+
+    def _watch(self, server: subprocess.Popen[bytes], log: FileIO) -> int | str:
+        """Waits for the server's end, and looks after it meanwhile."""
+        while server.poll() is None:
             if self.told_to_stop() and self.phase != "draining":
                 self.phase = "draining"
                 self._report()
-                self.server.terminate()
+                server.terminate()
             elif not self.was_ready and answers_ready(self.spec["socket"], 0.2):
                 self.was_ready = True
                 self._report()
-            self._bound_log()
+            self._keep_house(log)
             self._pause(0.05 if self.told_to_stop() or not self.was_ready else 0.2)
-        code = self.server.returncode
         self.server = None
-        return code if code >= 0 else signal.Signals(-code).name
+        return server.returncode if server.returncode >= 0 else signal.Signals(-server.returncode).name
 
     def told_to_stop(self) -> bool:
         """Whether SIGTERM has come."""
@@ -127,13 +143,30 @@ class Keeper:
                 return
             time.sleep(0.02)
 
-    def _bound_log(self) -> None:
-        """Keeps at most two files of ``log_bytes``. The server appends, so it goes on at the start of the emptied file."""
-        if self.log.stat().st_size > self.spec["log_bytes"]:
-            shutil.copyfile(self.log, self.folder / "server.log.1")
-            os.truncate(self.log, 0)
+    def _keep_house(self, log: FileIO) -> None:
+        """At most two files of ``log_bytes``, a state that is told, and one keeper a folder."""
+        with suppress(OSError):
+            bound(log, self.log, self.spec["log_bytes"])
+        with suppress(OSError):  # the folder was removed
+            if not self._holds():
+                self.stopping = True
+            elif not self.reported or not (self.folder / "state.json").exists():
+                self._report()
+
+    def _holds(self) -> bool:
+        """Whether the lock of the folder is this keeper's. Raises OSError where there is none."""
+        return os.path.samestat((self.folder / "keeper.lock").stat(), os.fstat(self.lock.fileno()))
+
+    def _hold_again(self) -> None:
+        """Takes the lock of a folder that was made again, unless another keeper has it."""
+        lock = hold(self.folder) if not (self.folder / "keeper.lock").exists() else None
+        if lock is not None:
+            self.lock.close()
+            self.lock = lock
 
     def _report(self) -> None:
+        """Writes what is known; tried again where that fails. A removed folder is not made again for it."""
+
         def who(pid: int) -> dict[str, Any]:
             return {"pid": pid, "identity": identity(pid)}
 
@@ -146,8 +179,12 @@ class Keeper:
             "reason": self.reason,
         }
         scratch = self.folder / ".state.json"
-        scratch.write_text(json.dumps(state))
-        scratch.replace(self.folder / "state.json")
+        self.reported = False
+        with suppress(OSError):
+            if self._holds():
+                scratch.write_text(json.dumps(state))
+                scratch.replace(self.folder / "state.json")
+                self.reported = True
 
 
 def main(folder: Path) -> None:
@@ -156,9 +193,17 @@ def main(folder: Path) -> None:
         os._exit(0)
     os.setsid()
     os.umask(0o077)
-    with (folder / "keeper.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        Keeper(folder).run()
+    lock = hold(folder)
+    if lock is not None:
+        Keeper(folder, lock).run()
+
+
+def hold(folder: Path) -> IO[str] | None:
+    """The lock of the one keeper of *folder*, held while the file is open; None where another has it. Raises OSError."""
+    lock = (folder / "keeper.lock").open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock

@@ -21,8 +21,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bentos.serving.files import private_folder
 from bentos.serving.threads import ONE_THREAD
-from infra.processes import runs
+from infra.log_files import open_log
+from infra.processes import as_keeper, runs
 from infra.targets.interface import (
     Address,
     Deployment,
@@ -138,9 +140,8 @@ class ProcessTarget:
 
     def _start(self, spec: DeploymentSpec) -> None:
         home = self._records.home(spec.name)
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        segments = self._segments / spec.model / spec.version
-        segments.mkdir(parents=True, exist_ok=True)
+        private_folder(home)
+        segments = private_folder(self._segments / spec.model / spec.version)
         sock = socket_path(home)
         command = [spec.python, "-m", "bentos.serving.launcher", "--bento", spec.bento, "--uds", str(sock)]
         command += ["--segments", str(segments), "--deployment", spec.name, *spec.arguments]
@@ -155,9 +156,10 @@ class ProcessTarget:
         self._records.write(
             spec.name, {"spec": values_of(spec), "wanted": "running"}
         )  # last: who lists finds all of it
-        with (home / "server.log").open("ab") as log:
+        with open_log(home / "server.log") as log:
             subprocess.run(
                 [sys.executable, "-I", "-S", "-c", KEEP, str(ROOT), str(home)],
+                env=as_keeper(os.environ),  # the end of the flow or the part that starts it is not the server's
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 
 import pytest
@@ -20,6 +21,16 @@ def test_labels_are_appended_to_the_file_of_their_utc_hour(tmp_path):
     lines = [json.loads(line) for path in (first, second) for line in path.read_text().splitlines()]
     assert lines[0] == {"request_id": "a", "value": 1, "received_ns": 1_000_000_000}
     assert [line["value"] for line in lines] == [1, "late", [0.5, 1.5], True]
+
+
+def test_labels_are_their_owner_s_alone_whatever_the_umask(tmp_path):
+    before = os.umask(0)
+    try:
+        path = LabelLog(tmp_path / "predictions" / "labels").append([Label("a", 1)])
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert {folder.stat().st_mode & 0o777 for folder in (path.parent, path.parent.parent)} == {0o700}
 
 
 def test_one_label_or_many():

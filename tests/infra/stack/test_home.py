@@ -13,12 +13,18 @@ from infra.stack.part import StackError
 from infra.stack.secrets import ensure_secrets
 
 
-def test_folders_are_made_and_the_stack_s_own_is_private(tmp_path):
+def test_folders_are_made_for_their_owner_alone_also_where_they_were_others(tmp_path):
     settings = StackSettings(home=tmp_path / "deep" / "home")
+    settings.segments.mkdir(parents=True)
+    settings.segments.chmod(0o777)
+    settings.root.chmod(0o755)
+    settings.predictions.chmod(0o700)
     prepare_home(settings)
     prepare_home(settings)
     assert settings.segments.is_dir()
-    assert settings.stack.stat().st_mode & 0o777 == 0o700
+    folders = [settings.root, *(path for path in settings.root.rglob("*") if path.is_dir())]
+    assert {path.stat().st_mode & 0o777 for path in folders} == {0o700}
+    assert len(folders) > 8
     assert not list(settings.root.rglob(".probe-*"))
 
 

@@ -182,6 +182,21 @@ def test_a_part_that_ignores_sigterm_is_killed_at_the_end(supervise, tmp_path, m
     assert state_of(supervisor, "deaf") == PartState.STOPPED
 
 
+def test_a_part_drains_before_anything_is_told_to_end(supervise, tmp_path):
+    seen: list[bool] = []
+
+    def drain() -> None:
+        seen.append(all(psutil.pid_exists(part.pid) for part in supervisor.state.parts))
+        raise OSError("away")  # which keeps nothing from ending
+
+    parts = [server(tmp_path, "behind"), server(tmp_path, "gateway", drain=drain)]
+    supervisor = supervise(*parts)
+    until(supervisor, lambda: supervisor.state.up)
+    supervisor.end()
+    assert seen == [True]
+    assert {part.state for part in supervisor.state.parts} == {PartState.STOPPED}
+
+
 def test_a_duty_that_fails_is_shown_and_done_again(supervise):
     calls: list[float] = []
 
@@ -211,6 +226,67 @@ def test_a_state_that_cannot_be_written_does_not_end_the_parts(supervise, tmp_pa
     assert read_state(tmp_path) is None
     supervisor.tick()
     assert read_state(tmp_path).up
+
+
+@pytest.mark.parametrize("removed", ["log", "folder"])
+def test_a_removed_log_ends_no_part_and_is_there_again_at_the_next_start(supervise, tmp_path, removed):
+    supervisor = supervise(server(tmp_path, "one"))
+    until(supervisor, lambda: supervisor.state.up)
+    pid, log = supervisor.state.part("one").pid, tmp_path / "logs" / "one.log"
+    log.unlink()
+    if removed == "folder":
+        log.parent.rmdir()
+    supervisor.tick()
+    assert (supervisor.state.part("one").pid, supervisor.state.problems) == (pid, {})
+    os.kill(pid, signal.SIGKILL)
+    until(supervisor, lambda: supervisor.state.up and supervisor.state.part("one").pid not in (None, pid))
+    assert "--- " in log.read_text()
+
+
+def test_a_full_disk_ends_no_part_and_a_dead_one_starts_again(supervise, tmp_path, small_disk):
+    port = free_port()
+    one = Part(
+        "one", python(SERVER, str(port)), dict(os.environ), tmp_path, small_disk.folder / "logs" / "one.log",
+        healthy=lambda: answers(f"http://127.0.0.1:{port}/"),
+    )  # fmt: skip
+    supervisor = supervise(one)
+    supervisor.folder = small_disk.folder  # of the state
+    until(supervisor, lambda: supervisor.state.up)
+    small_disk.fill(small_disk.folder / "logs" / "one.log")
+    pid = supervisor.state.part("one").pid
+    os.kill(pid, signal.SIGKILL)
+    until(supervisor, lambda: supervisor.state.up and supervisor.state.part("one").pid not in (None, pid))
+    small_disk.free()
+    supervisor.tick()
+    assert read_state(small_disk.folder) == supervisor.state
+
+
+CHATTER = "import sys, time\nwhile True: sys.stdout.write('x' * 99 + chr(10)); sys.stdout.flush(); time.sleep(0.0001)"
+
+
+def test_a_part_that_says_much_does_not_fill_the_disk(supervise, tmp_path, monkeypatch):
+    monkeypatch.setattr("infra.stack.supervisor.LOG_BYTES", 50_000)
+    supervisor = supervise(make_part(tmp_path, "loud", python(CHATTER)))
+    log = tmp_path / "logs" / "loud.log"
+    until(supervisor, lambda: supervisor.state.up)
+    pid, inode, turns, size = supervisor.state.part("loud").pid, log.stat().st_ino, 0, 0
+    deadline = time.monotonic() + 30
+    while turns < 3:
+        assert time.monotonic() < deadline
+        supervisor.tick()
+        turns, size = turns + (log.stat().st_size < size), log.stat().st_size
+        time.sleep(0.005)
+    kept = log.with_name("loud.log.1")
+    assert 0 < kept.stat().st_size <= 100_000
+    assert set(kept.read_text().splitlines()[1:-1]) == {"x" * 99}
+    assert (supervisor.state.part("loud").pid, log.stat().st_ino) == (pid, inode)
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (log, kept))
+    log.unlink()  # the part writes on, to a file that nobody sees
+    hidden = Path(f"/proc/{pid}/fd/1")
+    for _ in range(200):
+        supervisor.tick()
+        assert hidden.stat().st_size < 2_000_000
+        time.sleep(0.005)
 
 
 def test_parts_must_know_each_other(tmp_path):

@@ -46,6 +46,8 @@ LAUNCHER = textwrap.dedent(
         def do_GET(self):
             if self.path == "/slow":
                 time.sleep(0.5)
+            if self.path == "/slowest":
+                time.sleep(3.0)
             if self.path == "/chatter":
                 print("x" * 1000000, flush=True)
             if self.path == "/die":

@@ -59,6 +59,19 @@ def test_closed_segments_become_parquet_by_day(tmp_path: Path) -> None:
     assert compact(tmp_path, retention_days=30, now=NOW + 20) == Pass()
 
 
+def test_segments_and_parquet_are_their_owner_s_alone_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        segment(tmp_path / "predictions", record("a", NOW))
+        compact(tmp_path / "predictions", retention_days=30, now=NOW + 10)
+    finally:
+        os.umask(before)
+    kept = [path for path in tmp_path.rglob("*") if path.suffix != ".compacted"]  # an empty file
+    assert len([path for path in kept if path.is_file()]) == 2
+    assert {path.stat().st_mode & 0o777 for path in kept if path.is_file()} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in kept if path.is_dir()} == {0o700}
+
+
 def test_an_open_segment_waits_for_its_server(tmp_path: Path) -> None:
     writer = SegmentWriter(tmp_path / "segments" / "m" / "1")
     writer.append(record("a", NOW))

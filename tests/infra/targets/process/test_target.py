@@ -2,19 +2,25 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from infra.processes import identity
+from infra.processes import MARK, identity, mark
+from infra.stack import part_process
+from infra.stack.part import Part
+from infra.stack.supervisor import Supervisor
 from infra.targets.interface import PermanentTargetError, State
 from infra.targets.process import target as process
+from infra.targets.readiness import answers_ready
 
 
 def processes(deployment):
@@ -168,3 +174,92 @@ def test_the_log_is_bounded(make_target, spec_of, tmp_path, monkeypatch, ask):
     sizes = [path.stat().st_size for path in (tmp_path / "deployments" / name).glob("server.log*")]
     assert len(sizes) == 2
     assert sum(sizes) < 5_000_000
+
+
+@pytest.mark.parametrize("removed", ["server.log", "state.json", "keeper.lock", "."])
+def test_what_is_removed_beside_a_server_ends_nothing(make_target, spec_of, removed):
+    target = make_target()
+    name = target.ensure(spec_of()).name
+    deployment = target.ready(name, 10)
+    home = Path(deployment.address.uds).parent
+    keeper, server = processes(deployment)
+    kept = (home / "deployment.json").read_text(), (home / "spec.json").read_text()
+    if removed == ".":
+        shutil.rmtree(home)
+    else:
+        (home / removed).unlink()
+    time.sleep(1.0)  # five looks of the keeper
+    assert identity(server) is not None and identity(keeper) is not None
+    os.kill(server, signal.SIGKILL)
+    wait_until(lambda: (home / "state.json").exists() and answers_ready(deployment.address.uds, 1))
+    (home / "deployment.json").write_text(kept[0])
+    (home / "spec.json").write_text(kept[1])
+    wait_until(lambda: target.list()[0].restarts == 1)
+    after = target.ready(name, 10)
+    assert (processes(after)[0], after.address) == (keeper, deployment.address)
+
+
+def test_a_keeper_whose_folder_is_another_s_stops(make_target, spec_of):
+    target = make_target()
+    before = target.ready(target.ensure(spec_of()).name, 10)
+    old = processes(before)
+    shutil.rmtree(Path(before.address.uds).parent)
+    after = target.ready(target.ensure(spec_of()).name, 10)
+    wait_until(lambda: [identity(pid) for pid in old] == [None, None])
+    assert target.ready(after.name, 10).state is State.READY
+    assert processes(target.list()[0])[0] != old[0]
+
+
+def test_a_full_disk_ends_no_server_and_is_forgotten_when_there_is_room(small_disk, make_target, spec_of, monkeypatch):
+    monkeypatch.setattr(process, "LOG_BYTES", 300_000)
+    target = make_target(small_disk.folder / "d")
+    name = target.ensure(spec_of()).name
+    deployment = target.ready(name, 10)
+    keeper, server = processes(deployment)
+    home = Path(deployment.address.uds).parent
+    small_disk.fill(home / "server.log")
+    time.sleep(0.5)
+    os.kill(server, signal.SIGKILL)  # it comes again without a log, and its keeper cannot write its state
+    wait_until(lambda: answers_ready(deployment.address.uds, 1))
+    assert identity(keeper) is not None
+    small_disk.free()
+    wait_until(lambda: target.list()[0].restarts == 1)
+    assert processes(target.ready(name, 10))[0] == keeper
+    os.kill(processes(target.list()[0])[1], signal.SIGKILL)
+    wait_until(lambda: target.list()[0].restarts == 2)
+    after = target.ready(name, 10)
+    small_disk.fill()
+    (home / "server.log.1").unlink(missing_ok=True)
+    with (home / "server.log").open("r+b") as log:  # as long as the disk allows, and no room for a copy
+        log.truncate(900_000)
+    wait_until(lambda: (home / "server.log").stat().st_size < 300_000)
+    assert identity(processes(after)[1]) is not None
+
+
+def test_the_end_of_a_stack_leaves_servers_that_flows_started_their_time(
+    make_target, spec_of, tmp_path, ask, monkeypatch
+):
+    monkeypatch.setenv(MARK, mark(tmp_path, "worker"))  # as in a flow run
+    target = make_target()
+    deployment = target.ready(target.ensure(spec_of()).name, 10)
+    worker = Part("worker", ("sleep", "60"), {}, tmp_path, tmp_path / "worker.log", lambda: True)
+    with ThreadPoolExecutor() as asking:
+        answer = asking.submit(ask, deployment, "/slowest")
+        time.sleep(0.3)
+        supervisor = Supervisor([worker], tmp_path, tmp_path)
+        supervisor.tick()
+        supervisor.end()
+        target.stop_all()
+        assert "segments" in answer.result()
+    assert part_process.marked(tmp_path) == []
+
+
+def test_down_finds_a_keeper_whose_folder_is_gone(make_target, spec_of, tmp_path, monkeypatch):
+    monkeypatch.setenv(MARK, mark(tmp_path, "worker"))
+    target = make_target()
+    deployment = target.ready(target.ensure(spec_of()).name, 10)
+    pids = processes(deployment)
+    shutil.rmtree(Path(deployment.address.uds).parent)
+    target.stop_all()
+    part_process.end(part_process.marked(tmp_path), grace=5.0)
+    assert [identity(pid) for pid in pids] == [None, None]
