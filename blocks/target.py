@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -68,4 +69,4 @@ class TargetBlock(Block):
     def _image_settings(self) -> ImageSettings:
         from infra.images.interface import ImageSettings
 
-        return checked(ImageSettings, self.images, "images")
+        return checked(ImageSettings, self.images, "images").on_machine(os.environ)

@@ -61,11 +61,17 @@ class StackSettings(BaseSettings):
     target: str = Field("process", description="Target block that runs what no release names a target for.")
     image_base: str = Field("python:3.11-slim-bookworm", description="Image that every built image starts from.")
     image_index_url: str | None = Field(
-        None, description="Package index of image builds and container starts; None: pip's own default."
+        None,
+        description="Package index of image builds and container starts; None: the one of this machine (UV_DEFAULT_INDEX, PIP_INDEX_URL, pip.conf).",
     )
-    image_ca_file: Path | None = Field(None, description="Extra certificate authorities (PEM) for that index.")
+    image_ca_file: Path | None = Field(
+        None,
+        description="Extra certificate authorities (PEM) for that index; None: those of this machine (SSL_CERT_FILE, PIP_CERT, REQUESTS_CA_BUNDLE, pip.conf).",
+    )
     image_network: str | None = Field(None, description="Network mode of image builds, for example host.")
-    image_proxy: str | None = Field(None, description="HTTP(S) proxy of image builds and container starts.")
+    image_proxy: str | None = Field(
+        None, description="HTTP(S) proxy of image builds and container starts; None: that of this machine."
+    )
     image_builder: Literal["auto", "classic", "buildkit"] = Field("auto", description="How images are built.")
     image_repository: str | None = Field(None, description="Where images are pushed, host[:port]/path; None: nowhere.")
     image_registry: str | None = Field(

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bentos.serving import egress
 from bentos.serving.errors import PermanentError
 from flows.stack.parts import POOL, choose_servers, worker_environment
 from infra.settings import StackSettings, load_settings
@@ -20,6 +21,7 @@ DOCKER_POOL = "shipway-docker"
 NAME = "docker"
 APP = "/opt/shipway/app"  # the repository in the image of infra/compose
 SOCKET = "/var/run/docker.sock"
+CA_FILE = "/etc/shipway/ca/ca.pem"  # trusted by all that a container of that image starts
 
 
 class DockerPoolError(PermanentError):
@@ -46,7 +48,10 @@ def job_of(settings: StackSettings, environ: Mapping[str, str], image: str, sock
         volumes.append(f"{settings.policies.absolute()}:{settings.policies.absolute()}:ro")
     if settings.image_ca_file is not None:
         authority = settings.image_ca_file.absolute()
-        volumes += [f"{authority}:{authority}:ro", f"{authority}:/etc/shipway/ca/ca.pem:ro"]
+        volumes += [f"{authority}:{authority}:ro", f"{authority}:{CA_FILE}:ro"]
+    elif files := egress.authority_files(environ):
+        (own / "ca.pem").write_bytes(egress.joined(files))
+        volumes.append(f"{own / 'ca.pem'}:{CA_FILE}:ro")
     return {
         "image": image,
         "image_pull_policy": "IfNotPresent",
@@ -54,7 +59,12 @@ def job_of(settings: StackSettings, environ: Mapping[str, str], image: str, sock
         "network_mode": "host",
         "auto_remove": True,
         "volumes": volumes,
-        "env": {**worker_environment(settings, choose_servers(settings, environ)), "UV_CACHE_DIR": str(own / "cache")},
+        "env": {
+            **egress.proxies(environ),
+            **({"UV_DEFAULT_INDEX": index} if (index := egress.index_url(environ)) is not None else {}),
+            **worker_environment(settings, choose_servers(settings, environ)),
+            "UV_CACHE_DIR": str(own / "cache"),
+        },
         "container_create_kwargs": {
             "user": f"{os.getuid()}:{os.getgid()}",  # whose home it is
             "group_add": [Path(socket).stat().st_gid],

@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import os
 import secrets
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -65,19 +67,29 @@ def engine_group(socket: Path) -> str:
     return str(socket.stat().st_gid) if socket.exists() else "999"
 
 
+def machine_authority(environ: Mapping[str, str]) -> Path | None:
+    """The file of certificate authorities that this machine names to its own tools."""
+    names = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+    named = (Path(environ[name]) for name in names if environ.get(name))
+    return next((path for path in named if path.is_file()), None)
+
+
 def main() -> None:
     """Says what was made."""
     parser = argparse.ArgumentParser(description="Makes .env and secrets/ for infra/compose.")
     parser.add_argument("--name", default="shipway", help="name of the stack: of its containers, networks and volumes")
-    parser.add_argument("--ca", type=Path, help="certificate authorities (PEM) of your package index, proxy or S3")
+    ca = "certificate authorities (PEM) of your package index, proxy or S3; else those that this machine names"
+    parser.add_argument("--ca", type=Path, help=ca)
     chosen = parser.parse_args()
     made = write_secrets(HERE / "secrets")
     print(f"secrets: {', '.join(made) if made else 'all there'}")
     wrote = write_env(HERE / ".env", {"COMPOSE_PROJECT_NAME": chosen.name, "DOCKER_GID": engine_group(SOCKET)})
     print(f".env: {'written; look through it' if wrote else 'there already, left as it is'}")
-    if chosen.ca is not None:
-        shutil.copyfile(chosen.ca, HERE / "ca" / "ca.pem")
-        print(f"ca/ca.pem: a copy of {chosen.ca}")
+    place = HERE / "ca" / "ca.pem"
+    authority = chosen.ca or (None if place.exists() else machine_authority(os.environ))
+    if authority is not None:
+        shutil.copyfile(authority, place)
+        print(f"ca/ca.pem: a copy of {authority}")
 
 
 if __name__ == "__main__":

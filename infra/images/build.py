@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from bentos.serving.egress import AUTHORITIES, UNKNOWN_ISSUER, joined
 from bentos.serving.environments.environment import AWAY
 from infra.images import engine
 from infra.images.context import archive
@@ -120,6 +121,7 @@ def arguments(settings: ImageSettings) -> dict[str, str]:
     given = {"INDEX_URL": settings.index_url} if settings.index_url else {}
     if settings.proxy:
         given |= dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), settings.proxy)
+        given |= dict.fromkeys(("NO_PROXY", "no_proxy"), settings.no_proxy) if settings.no_proxy else {}
     return given
 
 
@@ -181,6 +183,8 @@ def failure(log: str, settings: ImageSettings, what: str) -> ImageError:
     if re.search(r'exec: "python3"|python3: not found', log):
         return PermanentImageError(f"{what}: {_base(settings)} has no python3. {_CHOOSE}")
     reason = reasons[-1] if reasons else ""
+    if any(sign in reason for sign in UNKNOWN_ISSUER):
+        return PermanentImageError(f"{what}: the package index is not trusted in the build: {reason}. {_TRUST}")
     if any(sign in reason for sign in (*AWAY, *PIP_AWAY)):
         return TransientImageError(f"{what}: the package index cannot be reached from the build: {reason}")
     if reason:
@@ -195,6 +199,11 @@ def failure(log: str, settings: ImageSettings, what: str) -> ImageError:
 
 _CHOOSE = "Set SHIPWAY_IMAGE_BASE to a glibc Linux with that Python and its venv module, or run `make base-image`."
 
+_TRUST = (
+    "Set SHIPWAY_IMAGE_CA_FILE to a PEM file with its certificate authority; unset, the files that SSL_CERT_FILE, PIP_CERT,"
+    " REQUESTS_CA_BUNDLE and pip.conf name are taken."
+)
+
 
 def _base(settings: ImageSettings) -> str:
     return f"the base image {settings.base}"
@@ -202,11 +211,12 @@ def _base(settings: ImageSettings) -> str:
 
 def _authority(settings: ImageSettings) -> dict[str, bytes]:
     """The file ca.pem of the context. Raises PermanentImageError where it cannot be read."""
-    if settings.ca_file is None:
+    if not settings.ca_files:
         return {}
     try:
-        return {"ca.pem": settings.ca_file.expanduser().read_bytes()}
+        return {"ca.pem": joined(settings.ca_files)}
     except OSError as error:
+        setting = "SHIPWAY_IMAGE_CA_FILE" if settings.ca_file is not None else f"{', '.join(AUTHORITIES)} or pip.conf"
         raise PermanentImageError(
-            f"certificate authorities {settings.ca_file}: cannot be read: {error}. Correct SHIPWAY_IMAGE_CA_FILE."
+            f"certificate authorities {error.filename}: cannot be read: {error}. Correct {setting}."
         ) from error

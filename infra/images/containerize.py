@@ -79,6 +79,7 @@ def _options(settings: ImageSettings) -> list[str]:
 def _environment(home: Path, settings: ImageSettings) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("BENTOML_")}
     proxy = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY"), settings.proxy) if settings.proxy else {}
+    proxy |= {"NO_PROXY": settings.no_proxy} if settings.no_proxy else {}
     return {
         **kept,
         **proxy,
@@ -108,6 +109,6 @@ def _failure(log: str, what: str) -> TransientImageError | PermanentImageError:
         return TransientImageError(f"{what}: the package index or the packages of the base cannot be reached:\n{end}")
     return PermanentImageError(
         f"{what}: no image was made. BentoML needs a base image with apt-get or a compiler of its own, and one that reaches"
-        " its package index by itself: SHIPWAY_IMAGE_INDEX_URL and SHIPWAY_IMAGE_CA_FILE are for the builder shipway"
-        f" alone. Its log ends:\n{end}"
+        " its package index by itself, with its authority and pip.conf (SHIPWAY_IMAGE_BASE): SHIPWAY_IMAGE_INDEX_URL,"
+        f" SHIPWAY_IMAGE_CA_FILE and what this machine names are for the builder shipway alone. Its log ends:\n{end}"
     )

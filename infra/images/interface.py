@@ -7,14 +7,16 @@ ImageError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr
 
 from bentos.policy.build import ImagePolicy
 from bentos.sealing.bento import SealedBento
+from bentos.serving import egress
 from bentos.serving.errors import PermanentError, ShipwayError, TransientError
 from bentos.versions.model_version import ModelVersion
 
@@ -54,16 +56,41 @@ class ImageSettings(BaseModel):
         "python:3.11-slim-bookworm",
         description="Image that every other one starts from: a glibc Linux with python3 and its venv module.",
     )
-    index_url: str | None = Field(None, description="Package index for builds and starts; None: pip's own default.")
-    ca_file: Path | None = Field(None, description="Extra certificate authorities (PEM) for that index; None: none.")
+    index_url: str | None = Field(
+        None, description="Package index for builds and starts; None: the one of this machine."
+    )
+    ca_file: Path | None = Field(
+        None, description="Extra certificate authorities (PEM) for that index; None: those that this machine names."
+    )
     network: str | None = Field(None, description="Network mode of builds, for example host; None: the engine's own.")
-    proxy: str | None = Field(None, description="HTTP(S) proxy of builds; None: none.")
+    proxy: str | None = Field(None, description="HTTP(S) proxy of builds; None: the one of this machine.")
+    no_proxy: str | None = Field(None, description="Hosts without that proxy; None: those of this machine.")
     builder: Literal["auto", "classic", "buildkit"] = Field(
         "auto", description="auto: BuildKit where the docker command has buildx, else the engine's classic builder."
     )
     repository: str | None = Field(
         None, description="Where images are pushed to, host[:port]/path; None: they stay on the engine."
     )
+    _machine_ca_files: tuple[Path, ...] = PrivateAttr(())
+
+    def on_machine(self, environ: Mapping[str, str]) -> ImageSettings:
+        """These settings, with what *environ* and pip.conf say of index, authorities and proxy where they say nothing."""
+        said = egress.proxies(environ)
+        proxy = said.get("HTTPS_PROXY") or said.get("HTTP_PROXY") or said.get("ALL_PROXY")
+        made = self.model_copy(
+            update={
+                "index_url": self.index_url or egress.index_url(environ),
+                "proxy": self.proxy or proxy,
+                "no_proxy": self.no_proxy or (said.get("NO_PROXY") if self.proxy is None else None),
+            }
+        )
+        made._machine_ca_files = egress.authority_files(environ)
+        return made
+
+    @property
+    def ca_files(self) -> tuple[Path, ...]:
+        """The files of extra certificate authorities."""
+        return self._machine_ca_files if self.ca_file is None else (self.ca_file.expanduser(),)
 
 
 class RegistryLogin(BaseModel):

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bentos.serving.egress import HINT, UNKNOWN_ISSUER, for_uv
 from bentos.serving.environments.lock_text import lock_digest, marked
 from bentos.serving.environments.requirements import (
     SERVING,
@@ -159,6 +160,7 @@ class Environments:
         command = [str(self._binary()), *arguments]
         environment = {
             **os.environ,
+            **for_uv(os.environ),
             "UV_COMPILE_BYTECODE": os.environ.get("UV_COMPILE_BYTECODE", "1"),  # else each process would compile
             "UV_PYTHON_DOWNLOADS": "never",
             "UV_NO_PROGRESS": "1",
@@ -176,6 +178,8 @@ class Environments:
         if done.returncode == 0:
             return done.stdout
         words = " ".join((done.stderr or done.stdout).split())[-1500:].rstrip(".")
+        if any(sign in words for sign in UNKNOWN_ISSUER):
+            raise PermanentEnvironmentError(f"{what}: the package index is not trusted: {words}. {HINT}")
         if any(sign in words for sign in AWAY):
             raise TransientEnvironmentError(f"{what}: the package index cannot be reached: {words}")
         sides = [

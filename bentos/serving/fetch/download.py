@@ -11,17 +11,18 @@ import json
 import os
 import re
 import shutil
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
+from bentos.serving.egress import HINT, UNKNOWN_ISSUER, tls
 from bentos.serving.errors import PermanentError, ShipwayError, TransientError
 
 API = "/api/2.0/mlflow"
@@ -132,20 +133,26 @@ class Rest:
         headers = _authorization(self.environ) | ({} if body is None else {"Content-Type": "application/json"})
         request = urllib.request.Request(self.url.rstrip("/") + where, body, headers, method=method)  # noqa: S310 checked above
         try:
-            return _opener(urlsplit(self.url).hostname in LOCAL).open(request, timeout=self.timeout)
+            opener = _opener(
+                urlsplit(self.url).hostname in LOCAL, tls(self.environ) if self.url[:6] == "https:" else None
+            )
+            return opener.open(request, timeout=self.timeout)
         except urllib.error.HTTPError as error:
             said = b""
             with error, suppress(OSError, HTTPException):
                 said = error.read(65536)
             raise _refusal(f"{self.url}{where}: the registry answered", error.code, said) from error
         except (OSError, HTTPException, ValueError) as error:
-            raise RegistryAway(f"{self.url}: the registry does not answer: {error}") from error
+            hint = f". {HINT}" if any(sign in str(error) for sign in UNKNOWN_ISSUER) else ""
+            raise RegistryAway(f"{self.url}: the registry does not answer: {error}{hint}") from error
 
 
-@cache
-def _opener(local: bool) -> urllib.request.OpenerDirector:
+def _opener(local: bool, trusted: ssl.SSLContext | None) -> urllib.request.OpenerDirector:
     """No proxy of the environment stands between processes of one machine."""
-    return urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})] if local else []
+    if trusted is not None:
+        handlers.append(urllib.request.HTTPSHandler(context=trusted))
+    return urllib.request.build_opener(*handlers)
 
 
 def _refusal(what: str, status: int, body: bytes) -> ShipwayError:

@@ -78,9 +78,9 @@ def environment_of(
         values |= {"UV_DEFAULT_INDEX": images.index_url, "UV_INDEX_URL": images.index_url}
     if fetches(spec) and images.proxy is not None:
         registry = urlsplit(settings.registry_url or "").hostname
-        direct = ["localhost", "127.0.0.1", *([registry] if registry else [])]
-        values |= {"HTTPS_PROXY": images.proxy, "NO_PROXY": ",".join(dict.fromkeys(direct))}
-    if fetches(spec) and images.ca_file is not None:
+        direct = ["localhost", "127.0.0.1", *([registry] if registry else []), *filter(None, [images.no_proxy])]
+        values |= {"HTTPS_PROXY": images.proxy, "HTTP_PROXY": images.proxy, "NO_PROXY": ",".join(dict.fromkeys(direct))}
+    if fetches(spec) and images.ca_files:
         values["SSL_CERT_FILE"] = given_path(spec, settings, CA_FILE)
     if spec.pulled:
         values |= {name: caller[name] for name in MLFLOW_LOGIN if caller.get(name)}

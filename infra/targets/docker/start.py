@@ -130,11 +130,10 @@ class Starter:
         given = {}
         if spec.pulled and spec.resolved:
             given[LOCK_FILE] = _read(Path(spec.bento) / "src" / LOCK_FILE, spec)
-        if fetches(spec) and self.images.ca_file is not None:
+        if fetches(spec) and self.images.ca_files:
             usual = ssl.get_default_verify_paths().cafile
-            given[CA_FILE] = _read(self.images.ca_file, spec)
-            if usual is not None and Path(usual) != self.images.ca_file:
-                given[CA_FILE] = _read(Path(usual), spec) + b"\n" + given[CA_FILE]
+            files = [*([Path(usual)] if usual is not None else []), *self.images.ca_files]
+            given[CA_FILE] = b"\n".join(dict.fromkeys(_read(path, spec) for path in files))
         return given
 
     def _place(self, spec: DeploymentSpec, port: int | None, *, given: bool) -> Place:

@@ -121,11 +121,12 @@ class _Index(http.server.SimpleHTTPRequestHandler):
 
 @dataclass(frozen=True)
 class Index:
-    """A package index. *lock* is a hashed lock of its one small package."""
+    """A package index. *lock* is a hashed lock of its one small package; *handler_in_folder* answers with its files elsewhere."""
 
     url: str
     lock: str
     handler: type[_Index]
+    handler_in_folder: Any
 
 
 @pytest.fixture(scope="session")
@@ -146,10 +147,11 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     handler = type("Handler", (_Index,), {"go_on": threading.Event(), "asked": threading.Event()})
     handler.go_on.set()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(folder)))
+    in_folder = functools.partial(handler, directory=str(folder))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), in_folder)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://robot:{SECRET}@127.0.0.1:{server.server_port}/simple"
-    yield Index(url, f"tiny==1.0 \\\n    --hash=sha256:{digest}\n", handler)
+    yield Index(url, f"tiny==1.0 \\\n    --hash=sha256:{digest}\n", handler, in_folder)
     server.shutdown()
     server.server_close()
 

@@ -51,7 +51,7 @@ def test_a_named_volume_is_shared_by_all_versions():
 
 def test_each_form_gets_only_the_environment_that_it_fetches_with():
     usual = {*THREADS, "HOME", "PYTHONUNBUFFERED", "OWN"}
-    index, way = {"UV_DEFAULT_INDEX", "UV_INDEX_URL"}, {"HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE"}
+    index, way = {"UV_DEFAULT_INDEX", "UV_INDEX_URL"}, {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE"}
     login = {"MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"}
     expected = [
         (SPEC, usual),
