@@ -109,7 +109,7 @@ class Doubles:
             if len(arrays) != len(found.inputs):
                 return None
             name, only = next(iter(arrays.items()))
-            if len(arrays) == 1 and only.ndim == 2 and (self._tensor is None or self._tensor.name in (None, name)):
+            if len(arrays) == 1 and only.ndim == 2 and self._may_be_called(name):
                 return self._whole(only), found.id
             if self._pick is None:
                 return None
@@ -119,6 +119,10 @@ class Doubles:
             return self._whole(np.ascontiguousarray(np.column_stack(columns))), found.id
         except _MISFITS:
             return None
+
+    def _may_be_called(self, name: str) -> bool:
+        """Whether the matrix of all columns, or the only tensor, goes by *name*; ``v2.rest`` says which names these are."""
+        return name not in self._keys if self._tensor is None else self._tensor.name in (None, name)
 
     def _split(self, given: _Split) -> InputRows:
         columns = given.columns

@@ -3,6 +3,11 @@
 A model over columns takes one tensor a column ([rows] or [rows, 1]; BYTES for texts, times and bytes), or, where all its
 columns share one type, a single tensor [rows, columns]. Answers: ``predict``, and ``predict_proba`` on request; a model
 that answers with several columns or named tensors gives one output each.
+
+An input's name is the one that the signature gives it and the metadata promises. What has none there takes any: the only
+tensor of a model whose signature does not name it (``input`` in the metadata), and the matrix of all columns, which is no
+input of the metadata, under any name but a column's: clients call them ``input-0``, ``X`` or ``predict``. A tensor that
+is not the model's is refused; a column that is not is left out, as in MLflow's protocol.
 """
 
 from __future__ import annotations
@@ -131,7 +136,7 @@ def bind(arrays: dict[str, np.ndarray], signature: Signature) -> Inputs:
     columns = signature.kinds
     if len(arrays) == 1:
         ((name, array),) = arrays.items()
-        if array.ndim == 2 and (name not in columns or array.shape[1] != 1):
+        if array.ndim == 2 and name not in columns:
             return _split_matrix(array, columns)
     out, rows = {}, None
     for name, array in arrays.items():
@@ -148,6 +153,9 @@ def bind(arrays: dict[str, np.ndarray], signature: Signature) -> Inputs:
 
 def _bind_tensors(arrays: dict[str, np.ndarray], signature: Signature) -> Inputs:
     arrays = {name: _decoded(array, name) for name, array in arrays.items()}
+    known = [tensor.name for tensor in signature.inputs if tensor.name is not None]
+    if known and (foreign := sorted(arrays.keys() - set(known))):
+        raise WireError(f"inputs: expected the model's tensors {', '.join(known)}, found {foreign[0][:80]!r}")
     if len(signature.inputs) == 1 and signature.inputs[0].name is None:
         if len(arrays) != 1:
             raise WireError(f"inputs: expected one tensor, found {', '.join(arrays)}")

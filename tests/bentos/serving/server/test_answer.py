@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tritonclient.grpc import service_pb2
 
 from bentos.serving.inputs.plan import InputPlan
 from bentos.serving.inputs.rows import InputRows
@@ -22,6 +23,7 @@ from bentos.serving.model.runner import ModelRunner
 from bentos.serving.server.formats import read
 from bentos.serving.server.messages import Answer, Request
 from bentos.serving.server.served_model import ServedModel
+from bentos.serving.wire.v2 import rest as v2
 from tests.bentos.forms import answer
 
 COLUMNS = Signature(
@@ -40,7 +42,8 @@ COLUMNS = Signature(
 NUMBERS = Signature((Column("a", "double", True, "a"), Column("b", "double", True, "b")))
 TENSOR = Signature((Tensor(None, "float64", (-1, 3)),))
 NAMED = Signature((Tensor("x", "float32", (-1, 2)), Tensor("n", "int64", (-1,))))
-SIGNATURES = {"columns": COLUMNS, "numbers": NUMBERS, "tensor": TENSOR, "named": NAMED}
+ONE = Signature((Tensor("x", "float64", (-1, 2)),))
+SIGNATURES = {"columns": COLUMNS, "numbers": NUMBERS, "tensor": TENSOR, "named": NAMED, "one": ONE}
 
 
 class RowNumbers:
@@ -245,6 +248,52 @@ def tensor(**changes: Any) -> dict[str, Any]:
 )
 def test_malformed_infer_bodies_are_400(body: dict[str, Any]) -> None:
     assert ask("v2", "numbers", json.dumps(body).encode()).status == 400
+
+
+NAMES_OF_TENSORS: list[tuple[str, dict[str, tuple[int, ...]], int]] = [
+    *(("tensor", {name: (2, 3)}, 200) for name in ("input", "input-0", "X", "predict", "")),
+    ("tensor", {"input": (2, 3), "mask": (2, 3)}, 400),
+    ("one", {"x": (2, 2)}, 200),
+    *(("one", {name: (2, 2)}, 400) for name in ("input", "input-0", "X", "")),
+    ("one", {"x": (2, 2), "mask": (2, 2)}, 400),
+    ("named", {"x": (2, 2), "n": (2,)}, 200),
+    ("named", {"x": (2, 2), "N": (2,)}, 400),
+    ("named", {"x": (2, 2), "n": (2,), "mask": (2,)}, 400),
+    *(("numbers", {name: (2, 2)}, 200) for name in ("input", "input-0", "X", "predict")),
+    ("numbers", {"a": (2, 2)}, 400),
+    ("numbers", {"a": (2,), "b": (2, 1)}, 200),
+    ("numbers", {"a": (2,), "B": (2,)}, 400),
+    ("numbers", {"a": (2,), "b": (2,), "id": (2,)}, 200),
+]
+
+
+@pytest.mark.parametrize("form", ["json", "binary", "grpc"])
+@pytest.mark.parametrize(("model", "shapes", "status"), NAMES_OF_TENSORS)
+def test_a_tensor_goes_by_the_name_that_the_metadata_promises(
+    form: str, model: str, shapes: dict[str, tuple[int, ...]], status: int
+) -> None:
+    types = {"n": np.int64, "N": np.int64}
+    arrays = {name: np.ones(shape, types.get(name, np.float64)) for name, shape in shapes.items()}
+    kinds = {name: "FP64" if array.dtype == np.float64 else "INT64" for name, array in arrays.items()}
+    if form == "grpc":
+        message = service_pb2.ModelInferRequest(model_name="m")
+        for name, array in arrays.items():
+            message.inputs.add(name=name, datatype=kinds[name], shape=array.shape)
+            message.raw_input_contents.append(array.tobytes())
+        asked = Request("grpc", "application/x-protobuf", "", "", message.SerializeToString())
+    else:
+        binary = form == "binary"
+        said = [{"parameters": {"binary_data_size": a.nbytes}} if binary else {"data": a.ravel().tolist()} for a in arrays.values()]  # fmt: skip
+        inputs = [{"name": n, "datatype": kinds[n], "shape": arrays[n].shape, **more} for n, more in zip(arrays, said, strict=True)]  # fmt: skip
+        head = json.dumps({"inputs": inputs}).encode()
+        raw = b"".join(array.tobytes() for array in arrays.values()) if binary else b""
+        asked = Request("v2", "", "", str(len(head)) if binary else "", head + raw)
+    found = answer(LIVES[model], asked)
+    assert found.status == status, found.reason
+    if status == 400:
+        assert "expected" in found.reason
+        names = [entry["name"] for entry in v2.metadata(SIGNATURES[model], "m", "3", probabilities=False)["inputs"]]
+        assert model == "tensor" or any(name in found.reason for name in names)
 
 
 @pytest.mark.parametrize("header_length", ["-1", "1.5", "99999", "x", "0x10", "٣", "1" * 30])
