@@ -47,7 +47,7 @@ def batch_score(
     """
     from dataclasses import asdict
 
-    from bentos.serving.batch.sink import rejects_of
+    from bentos.serving.batch.sink import check_apart, rejects_of
     from flows.release.line import open_line, policy_of
     from flows.telling.prefect_teller import as_task
     from flows.telling.tell import key
@@ -58,6 +58,7 @@ def batch_score(
         alias = "champion"
     counts: dict[str, float] = {}
     aside = rejects or rejects_of(output)
+    check_apart(input, output, aside)
 
     def score() -> str:
         found = line.registry.resolve(model, version=None if version is None else str(version), alias=alias)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from bentos.serving.batch.rows import score_chunk, with_reasons
-from bentos.serving.batch.sink import Sink
+from bentos.serving.batch.sink import Sink, check_apart
 from bentos.serving.batch.source import BatchError, CsvSource, ParquetSource
 from bentos.serving.batch.workers import Work, cores, score_spans, spans
 from bentos.serving.model.runner import ModelRunner
@@ -54,9 +54,7 @@ def score_file(
     """
     if chunk < 0 or processes < 0:
         raise BatchError(f"chunk {chunk}, processes {processes}: expected 0 or more of each")
-    one, other = Path(output), Path(rejects)
-    if one == other or one in other.parents or other in one.parents:
-        raise BatchError(f"output {output} and rejects {rejects} lie in each other: name two places")
+    check_apart(source, output, rejects)
     began = time.monotonic()
     reader = CsvSource(source, chunk) if source.suffix == ".csv" else ParquetSource(source, chunk)
     nothing = reader.schema.empty_table()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from itertools import combinations
 from pathlib import Path
 
 import pyarrow as pa
@@ -121,6 +122,21 @@ class Sink:
 def is_folder(path: Path | str) -> bool:
     """Whether a batch writes a folder of parts at ``path``: it has no suffix, or a slash at its end."""
     return str(path).endswith("/") or not Path(path).suffix
+
+
+def check_apart(source: Path | str, output: Path | str, rejects: Path | str) -> None:
+    """Raises BatchError where two of a batch's paths are one place, or lie in each other, however they are spelled."""
+    named = {"input": source, "output": output, "rejects": rejects}
+    places = {name: Path(os.path.realpath(path)) for name, path in named.items()}
+    for one, other in combinations(places, 2):
+        if places[one] == places[other] or {places[one], places[other]} & {
+            *places[one].parents,
+            *places[other].parents,
+        }:
+            raise BatchError(
+                f"{one} {named[one]} and {other} {named[other]} lie in each other, at {places[one]} and {places[other]}:"
+                " name places apart"
+            )
 
 
 def rejects_of(output: str) -> str:

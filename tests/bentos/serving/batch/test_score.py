@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -107,6 +109,41 @@ def test_a_folder_is_new_or_empty_and_a_file_is_replaced(folder, tmp_path):
     left = ["empty", "in.parquet", "mine", "new.parquet", "old.parquet", "r.parquet"]
     assert sorted(path.name for path in tmp_path.iterdir()) == left
     assert (tmp_path / "mine" / "notes.txt").read_text() == "not a batch's"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(
+    ("output", "rejects"),
+    [
+        ("o.parquet", "./o.parquet"),
+        ("o.parquet", "sub/../o.parquet"),
+        ("o.parquet", "{here}/o.parquet"),
+        ("o.parquet", "by-link/o.parquet"),
+        ("old.parquet", "link-to-old.parquet"),
+        ("parts/", "by-link/parts"),
+        ("parts/", "by-link/parts/rejects.parquet"),
+        ("in.parquet", "r.parquet"),
+        ("./sub/../in.parquet", "r.parquet"),
+        ("link-to-in.parquet", "r.parquet"),
+        ("o.parquet", "by-link/in.parquet"),
+    ],
+)
+def test_paths_that_are_one_place_are_refused_before_anything_is_written(
+    folder, tmp_path, monkeypatch, output, rejects, processes
+):
+    monkeypatch.chdir(tmp_path)
+    numbers(50, seed=4).to_parquet("in.parquet")
+    (tmp_path / "old.parquet").write_text("of yesterday")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "by-link").symlink_to(tmp_path)
+    (tmp_path / "link-to-old.parquet").symlink_to("old.parquet")
+    (tmp_path / "link-to-in.parquet").symlink_to("in.parquet")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    listed = sorted(tmp_path.iterdir())
+    with pytest.raises(BatchError, match=r"lie in each other, at .*: name places apart"):
+        score_file(folder, Path("in.parquet"), output, rejects.format(here=tmp_path), chunk=10, processes=processes)
+    assert sorted(tmp_path.iterdir()) == listed
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 @pytest.mark.parametrize(

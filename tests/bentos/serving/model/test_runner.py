@@ -10,12 +10,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 
+from bentos.runtimes.choose import choose
+from bentos.serving.environments.requirements import needed
+from bentos.serving.fetch.artifact_tree import flavor_of
 from bentos.serving.inputs.rows import InputRows
-from bentos.serving.inputs.signature import InputError, SignatureError
+from bentos.serving.inputs.signature import InputError, SignatureError, read_mlmodel
 from bentos.serving.model.interface import LoadError, PredictError
 from bentos.serving.model.runner import ModelRunner
-from tests.bentos.saved import IGNORED, logistic, numbers, save, target
+from tests.bentos.saved import IGNORED, by_mlflow, logistic, numbers, save, target
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in IGNORED]
 
@@ -73,6 +77,39 @@ def test_flavors_that_nothing_loads_are_named(folder, tmp_path):
     (odd / "MLmodel").write_text("flavors:\n  spark: {}\n" + text[text.index("signature:") :])
     with pytest.raises(LoadError, match=r"flavors \['spark'\]"):
         ModelRunner.load(odd)
+
+
+def test_a_loader_module_of_its_own_decides_for_every_part(folder, tmp_path):
+    own = logistic(tmp_path / "m", serialization_format="pickle")
+    (own / "code").mkdir()
+    (own / "code" / "opposite.py").write_text(OPPOSITE)
+    mlmodel = yaml.safe_load((own / "MLmodel").read_text())
+    mlmodel["flavors"]["python_function"] |= {"loader_module": "opposite", "data": "model.pkl", "code": "code"}
+    (own / "MLmodel").write_text(yaml.safe_dump(mlmodel))
+    runner = ModelRunner.load(own)
+    assert runner.flavor == flavor_of(read_mlmodel(own)) == "python_function"
+    assert runner.predict(numbers()).values.tolist() == np.asarray(by_mlflow(own, numbers())).tolist()
+    assert (
+        runner.predict(numbers()).values.tolist() == (1 - ModelRunner.load(folder).predict(numbers()).values).tolist()
+    )
+    found = choose(own, tmp_path, "auto", None)
+    assert found["runtime"] == "pyfunc"
+    assert any(line.startswith("mlflow") for line in needed((), flavor=runner.flavor))
+
+
+OPPOSITE = """
+import pathlib, pickle
+
+class Opposite:
+    def __init__(self, model):
+        self.model = model
+
+    def predict(self, frame):
+        return 1 - self.model.predict(frame)
+
+def _load_pyfunc(path):
+    return Opposite(pickle.loads(pathlib.Path(path).read_bytes()))
+"""
 
 
 def test_the_input_example_warms(folder):
