@@ -30,10 +30,10 @@ T = TypeVar("T")
 class SegmentWriter:
     """Appends records to segments in *folder* and never makes the caller wait.
 
-    ``append`` and ``defer`` hold a few records and then pack them into a buffer; a thread writes the buffer out every
-    *flush_seconds*, or sooner when much is waiting. Where nothing can be written (disk full, folder read-only) or more than
-    *max_buffer* bytes wait, records are counted in ``dropped``, and the next segment that can be written says how many; those of
-    a segment that somebody removed while it was written, too.
+    ``defer`` holds a few records and then packs them into a buffer; a thread writes the buffer out every *flush_seconds*,
+    or sooner when much is waiting. Where nothing can be written (disk full, folder read-only) or more than *max_buffer*
+    bytes wait, records are counted in ``dropped``, and the next segment that can be written says how many; those of a
+    segment that somebody removed while it was written, too.
     *sample* (0 to 1) keeps that share of requests, chosen by request id, so that both arms keep the same ones.
     """
 
@@ -86,15 +86,11 @@ class SegmentWriter:
         """Goes on counting in two cells of somebody else's, before the first record."""
         self._counts = counts
 
-    def append(self, record: Record) -> None:
-        """Takes *record* over. Never blocks on the disk, never raises for it. By one thread at a time, as ``defer``."""
-        self.defer(_itself, record, len(record.request) + len(record.response))
-
     def defer(self, record_of: Callable[[T], Record], seen: T, size: int) -> None:
-        """As ``append`` of ``record_of(seen)``, made within *flush_seconds* in this thread or the writer's.
+        """Takes the record ``record_of(seen)`` over, made within *flush_seconds* in this thread or the writer's.
 
-        A block of them is made and packed in a row, which costs less than each between other work. *size* is that of its
-        bodies, in bytes.
+        Never blocks on the disk, never raises for it. By one thread at a time. A block of them is made and packed in a row,
+        which costs less than each between other work. *size* is that of its bodies, in bytes.
         """
         self._held.append((record_of, seen))
         self._held_bytes += size
@@ -244,7 +240,3 @@ class SegmentWriter:
             self.error = f"{self._path}: {error}"
         finally:
             os.close(file)
-
-
-def _itself(record: Record) -> Record:
-    return record

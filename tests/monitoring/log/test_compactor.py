@@ -16,6 +16,7 @@ import pytest
 from bentos.serving.log.segments import Record
 from bentos.serving.log.writer import SegmentWriter
 from monitoring.log.compactor import Pass, compact
+from tests.bentos.logged import put
 
 NOW = 1_700_000_000.0  # 2023-11-14 22:13:20 UTC
 DAY = 86_400.0
@@ -32,7 +33,7 @@ def segment(predictions: Path, *records: Record, model: str = "m", touched: floa
     known = set(folder.glob("*"))
     writer = SegmentWriter(folder)
     for one in records:
-        writer.append(one)
+        put(writer, one)
     writer.close()
     (path,) = set(folder.glob("*")) - known
     os.utime(path, (touched, touched))
@@ -74,7 +75,7 @@ def test_segments_and_parquet_are_their_owner_s_alone_whatever_the_umask(tmp_pat
 
 def test_an_open_segment_waits_for_its_server(tmp_path: Path) -> None:
     writer = SegmentWriter(tmp_path / "segments" / "m" / "1")
-    writer.append(record("a", NOW))
+    put(writer, record("a", NOW))
     writer.flush()
     assert compact(tmp_path, retention_days=30, now=NOW) == Pass()
     writer.close()

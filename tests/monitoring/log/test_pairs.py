@@ -15,6 +15,7 @@ from bentos.serving.log.segments import Record, block
 from bentos.serving.log.writer import SegmentWriter
 from monitoring.evidence.evidence import Evidence, load
 from monitoring.log.pairs import GRACE_NS, SETTLE_NS, LogReader
+from tests.bentos.logged import put
 
 SIGNATURE = Signature((Column("x", "double"), Column("kind", "string")))
 SECOND = 1_000_000_000
@@ -69,7 +70,7 @@ class World:
 
     def log(self, *records: Record) -> None:
         for one in records:
-            self.writers[one.version].append(one)
+            put(self.writers[one.version], one)
         for writer in self.writers.values():
             writer.flush()
 
@@ -141,7 +142,7 @@ def test_what_a_server_could_not_log_is_in_the_evidence(world: World, tmp_path: 
     world.writers["2"].close()
     world.writers["2"] = SegmentWriter(world.folder / "segments" / "m" / "2", max_buffer=300, flush_seconds=60)
     for number in range(4):  # more than the buffer takes before it is written
-        world.writers["2"].append(record(f"r{number}", "2", mirrored=True))
+        put(world.writers["2"], record(f"r{number}", "2", mirrored=True))
     world.log()
     reader.poll()
     lost = world.writers["2"].dropped
@@ -356,8 +357,8 @@ def test_records_from_before_the_release_do_not_count(world: World) -> None:
 def test_ten_thousand_records_are_joined_in_seconds(world: World) -> None:
     for number in range(5000):
         one = record(f"r{number}", "1", at=number / 1000)
-        world.writers["1"].append(one)
-        world.writers["2"].append(one._replace(version="2", mirrored=True))
+        put(world.writers["1"], one)
+        put(world.writers["2"], one._replace(version="2", mirrored=True))
     world.log()
     reader = world.reader()
     began = time.process_time()

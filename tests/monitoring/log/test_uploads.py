@@ -21,6 +21,7 @@ from infra.stores.folder import FolderStore
 from infra.stores.s3 import S3Store
 from monitoring.log.compactor import DAY_SECONDS, Pass, compact
 from monitoring.log.uploads import drop_stored_days, upload
+from tests.bentos.logged import put
 from tests.infra.stores.servers import S3, s3_server
 
 NOW = 1_700_000_000.0  # 2023-11-14 22:13:20 UTC
@@ -37,7 +38,7 @@ def log_requests(predictions: Path, *requests: str, at: float = NOW, model: str 
     more = ("baseline/1", False, 1, "1", 200, 3_000_000, "invocations", "application/json", 0, "application/json", 0)
     writer = SegmentWriter(predictions / "segments" / model / "1")
     for number, request in enumerate(requests):
-        writer.append(Record(request, int((at + number * DAY_SECONDS) * 1e9), *more, b'{"x": 1}', b'{"y": 1}'))
+        put(writer, Record(request, int((at + number * DAY_SECONDS) * 1e9), *more, b'{"x": 1}', b'{"y": 1}'))
     writer.close()
 
 

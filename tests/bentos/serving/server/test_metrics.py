@@ -12,6 +12,7 @@ from bentos.serving.cells import SharedCells
 from bentos.serving.log.segments import Record
 from bentos.serving.log.writer import SegmentWriter
 from bentos.serving.server.metrics import ServerMetrics
+from tests.bentos.logged import put
 
 RECORD = Record("id", 1, "", False, 1, "3", 200, 1, "v2", "", 0, "", 0, b"q" * 100, b"a")
 
@@ -81,9 +82,9 @@ def test_workers_tell_the_sum_whichever_is_asked(tmp_path: Path) -> None:
             metrics.rejected()
         metrics.followed("taken")  # both are told of the same
     for _ in range(4):
-        writers[1].append(RECORD)
+        put(writers[1], RECORD)
     for writer in writers:
-        writer.append(RECORD)
+        put(writer, RECORD)
         writer.close()
     expected = {
         ("shipway_requests_total", "v2", "flights", "200", "3"): 3,
