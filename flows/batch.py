@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from prefect import flow, get_run_logger
 
 if TYPE_CHECKING:
-    from bentos.policy.release import ReleasePolicy
     from bentos.serving.batch.score import BatchCounts
     from flows.release.line import Line
 
@@ -48,12 +47,11 @@ def batch_score(
     from dataclasses import asdict
 
     from bentos.serving.batch.sink import check_apart, rejects_of
-    from flows.release.line import open_line, policy_of
+    from flows.release.line import open_line
     from flows.telling.prefect_teller import as_task
     from flows.telling.tell import key
 
     line = open_line()
-    rules, _ = policy_of(line.settings, model, None)
     if version is None and alias is None:
         alias = "champion"
     counts: dict[str, float] = {}
@@ -63,7 +61,7 @@ def batch_score(
     def score() -> str:
         found = line.registry.resolve(model, version=None if version is None else str(version), alias=alias)
         options = {"chunk": chunk, "processes": processes, "probabilities": probabilities}
-        scored = _score(line, model, found.version, rules, (input, output, aside), options)
+        scored = _score(line, model, found.version, (input, output, aside), options)
         counts.update(asdict(scored))
         return f"{found.name}: {counts}"
 
@@ -76,13 +74,13 @@ def batch_score(
     return counts
 
 
-def _score(
-    line: Line, model: str, version: str, rules: ReleasePolicy, files: tuple[str, str, str], options: dict[str, Any]
-) -> BatchCounts:
+def _score(line: Line, model: str, version: str, files: tuple[str, str, str], options: dict[str, Any]) -> BatchCounts:
     """Vets and prepares the version, then scores: *files* are input, output and rejects, *options* those of run_batch."""
     from bentos.sealing.child import run_batch
     from flows.release import prepare
+    from flows.release.line import policy_of
 
+    rules, _ = policy_of(line.settings, model, None)
     prepare.vet_version(line, model, version, rules)
     prepared = prepare.prepare(line, model, version, rules)
     python = prepare.bulk_python(line, prepared, rules)
