@@ -48,6 +48,11 @@ class StackSettings(BaseSettings):
     gateway_admin_host: str = Field(
         "127.0.0.1", description="Where Envoy's admin port listens and is reached. Who reaches it can stop the gateway."
     )
+    gateway_memory_mb: int = Field(
+        2048,
+        ge=256,
+        description="Memory that the gateway may hold, in MiB. Near it new requests get 503 and long bodies are cut off.",
+    )
     receiver_port: int = Field(18081, ge=1, le=65535, description="Port of the webhook receiver and the reports.")
     policies: Path | None = Field(
         None, description="Folder of release policies, <model>.yaml and default.yaml; None: the built-in defaults."

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from bentos.policy.gates import StickyKey
-from bentos.policy.serving import Limits
+from bentos.policy.serving import Limits, ServingPolicy
 from bentos.serving.errors import PermanentError
 from infra.targets.interface import Address
 
@@ -31,7 +31,8 @@ class Arm:
 
 @dataclass(frozen=True)
 class TrafficPlan:
-    """The arms of one model. ``expires_at`` (unix seconds) makes the candidate's traffic a lease.
+    """The arms of one model. ``expires_at`` (unix seconds) makes the candidate's traffic a lease; ``largest_body`` is the
+    longest body in bytes that its servers take.
 
     Weights sum to 100. Only a candidate may be mirrored to, and only beside a baseline. Candidate traffic without an
     expiry is refused: evaluation traffic always is a lease.
@@ -42,6 +43,7 @@ class TrafficPlan:
     sticky: StickyKey | None = None
     limits: Limits = field(default_factory=Limits)
     expires_at: float | None = None
+    largest_body: int = ServingPolicy().largest_body
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
@@ -97,6 +99,11 @@ class TrafficPlan:
             other.deployment != arm.deployment or not (other.weight or other.mirror_percent) for other in plan.arms
         )
 
+    @property
+    def candidate_timeout(self) -> float:
+        """Seconds that the candidate has; where nothing else is said, all that the request has."""
+        return self.limits.candidate_timeout_seconds or self.limits.timeout_seconds
+
     def settled(self) -> TrafficPlan:
         """The same model with all traffic on the baseline: what a lapsed lease returns to."""
         return replace(self, arms=(replace(self.baseline, weight=100),), expires_at=None)
@@ -123,6 +130,7 @@ class TrafficPlan:
             "sticky": self.sticky.model_dump() if self.sticky else None,
             "limits": self.limits.model_dump(),
             "expires_at": self.expires_at,
+            "largest_body": self.largest_body,
         }
 
     @classmethod
@@ -131,6 +139,7 @@ class TrafficPlan:
         try:
             arms = tuple(Arm(**{**arm, "address": Address(**arm["address"])}) for arm in values["arms"])
             sticky = StickyKey(**values["sticky"]) if values["sticky"] else None
-            return cls(values["model"], arms, sticky, Limits(**values["limits"]), values["expires_at"])
+            limits = Limits(**values["limits"])
+            return cls(values["model"], arms, sticky, limits, values["expires_at"], values["largest_body"])
         except (KeyError, TypeError, ValueError) as error:
             raise TrafficPlanError(f"not a traffic plan: {error!r}") from error

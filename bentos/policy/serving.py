@@ -26,6 +26,11 @@ class ServingPolicy(Frozen):
         1.0, description="Share of requests in the prediction log, chosen by request id; evidence rests on these alone."
     )
 
+    @property
+    def largest_body(self) -> int:
+        """The longest body in bytes."""
+        return round(self.largest_body_mb * 2**20)
+
     def arguments(self) -> tuple[str, ...]:
         """The launcher's options that differ from its own defaults."""
         given = self.model_dump(exclude_defaults=True).items()
@@ -37,8 +42,9 @@ class Limits(Frozen):
     """How hard one model may be pressed, and how long a candidate may take before the baseline answers instead."""
 
     timeout_seconds: Seconds = Field(10.0, description="A request that no arm answered in this time ends with 504.")
-    candidate_timeout_seconds: Seconds = Field(
-        0.5, description="After this long without the candidate's answer the baseline is asked too."
+    candidate_timeout_seconds: Seconds | None = Field(
+        None,
+        description="After this long without the candidate's answer the baseline is asked too. None: 3 times what metrics.latency allows beside the baseline's p99 of the shadow, at least 0.5.",
     )
     max_connections: int = Field(1024, ge=1, description="Connections that the gateway keeps to one version at most.")
     max_pending: int = Field(1024, ge=1, description="Requests that wait for a connection at most; more get 503.")

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from bentos.serving.errors import ShipwayError, TransientError
 from flows.release import plans, prepare
+from flows.release.candidate_timeout import candidate_timeout, shadow_of
 from flows.release.machine import Do, Step, next_step
 from flows.release.watch import EvaluationEndedError, Watch, counters, keep_verdict, kept_verdicts
 from flows.release.world import STAGE, evidence_of, observe
 from infra.targets.interface import TransientTargetError
 from monitoring.interface import Outcome, Verdict
 from monitoring.ledger.ledger import BusyError, ClosedError
+from monitoring.ledger.release import CANDIDATE_TIMEOUT
 
 if TYPE_CHECKING:
     from bentos.policy.release import ReleasePolicy
@@ -265,7 +267,9 @@ class Drive:
         if step.do is Do.SHADOW:
             plan = plans.mirrored(line, release.model, release.baseline, release.candidate, policy, expires)
         else:
-            plan = plans.split(line, release.model, release.baseline, release.candidate, step.weight, policy, expires)
+            seconds = self._candidate_timeout(stage)
+            arms = release.baseline, release.candidate, step.weight
+            plan = plans.split(line, release.model, *arms, policy, expires, seconds)
         if f"began.{stage}" not in release.facts:
             facts = {f"began.{stage}": repr(now), f"gateway.{stage}": json.dumps(counters(line, release.model))}
             if "evaluation_began" not in release.facts:
@@ -273,6 +277,15 @@ class Drive:
             self._noted("", **facts)
         line.gateway.apply(plan)
         return f"version {release.candidate} beside {release.baseline}"
+
+    def _candidate_timeout(self, stage: str) -> float:
+        """The seconds that the candidate has in a split; noted with their reason when the stage is entered first."""
+        noted = self.release.facts.get(f"{CANDIDATE_TIMEOUT}{stage}")
+        if noted is None:
+            found = candidate_timeout(self.policy, shadow_of(self.scratch))
+            noted = f"{found.seconds!r} s: {found.why}"
+            self._noted("", **{f"{CANDIDATE_TIMEOUT}{stage}": noted})
+        return float(noted.partition(" ")[0])
 
     def _look(self, step: Step) -> str:
         from flows.release.check import reference_of

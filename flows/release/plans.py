@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows.release.world import deployed
 from infra.targets.interface import Deployment, PermanentTargetError, State
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def alone(line: Line, model: str, version: str, policy: ReleasePolicy) -> TrafficPlan:
     """Every request to one version."""
     arm = _arm("baseline", _answering(line, model, version), weight=100)
-    return TrafficPlan(model, (arm,), sticky=policy.split.sticky, limits=policy.limits)
+    return TrafficPlan(model, (arm,), **_common(policy))
 
 
 def mirrored(
@@ -29,26 +29,44 @@ def mirrored(
             _arm("baseline", _answering(line, model, baseline), weight=100),
             _arm("candidate", _answering(line, model, candidate), mirror=policy.shadow.percent),
         ),
-        sticky=policy.split.sticky,
-        limits=policy.limits,
         expires_at=expires_at,
+        **_common(policy),
     )
 
 
 def split(
-    line: Line, model: str, baseline: str, candidate: str, weight: int, policy: ReleasePolicy, expires_at: float
+    line: Line,
+    model: str,
+    baseline: str,
+    candidate: str,
+    weight: int,
+    policy: ReleasePolicy,
+    expires_at: float,
+    candidate_timeout: float | None = None,
 ) -> TrafficPlan:
-    """*weight* percent of the users go to the candidate; *expires_at* in unix seconds."""
+    """*weight* percent of the users go to the candidate, which has *candidate_timeout* seconds (None: as the policy
+    says); *expires_at* in unix seconds."""
+    common = _common(policy)
+    if candidate_timeout is not None:
+        common["limits"] = policy.limits.model_copy(update={"candidate_timeout_seconds": candidate_timeout})
     return TrafficPlan(
         model,
         (
             _arm("baseline", _answering(line, model, baseline), weight=100 - weight),
             _arm("candidate", _answering(line, model, candidate), weight=weight),
         ),
-        sticky=policy.split.sticky,
-        limits=policy.limits,
         expires_at=expires_at,
+        **common,
     )
+
+
+def _common(policy: ReleasePolicy) -> dict[str, Any]:
+    """What every plan of a model has of its policy."""
+    return {
+        "sticky": policy.split.sticky,
+        "limits": policy.limits,
+        "largest_body": policy.serving.largest_body,
+    }
 
 
 def _arm(name: ArmName, deployment: Deployment, *, weight: int = 0, mirror: float = 0.0) -> Arm:

@@ -117,6 +117,7 @@ def own_gateway(settings: StackSettings) -> EnvoyGateway:
         admin_port=settings.gateway_admin_port,
         admin_host=settings.gateway_admin_host,
         tracing=settings.tracing,
+        memory_mb=settings.gateway_memory_mb,
     )
 
 

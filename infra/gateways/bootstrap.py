@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.gateways import grpc
+from infra.gateways import bodies, grpc
 from infra.gateways.clusters import TYPE
 from infra.gateways.interface import PermanentGatewayError
 from infra.gateways.routes import ROUTES_NAME
@@ -33,11 +33,13 @@ class Listen:
     tracing: str | None = None
     admin_host: str = "127.0.0.1"
     version: str = ""  # of Shipway, which the gateway tells as its own
+    memory_mb: int = 2048  # that Envoy may hold
 
 
 def bootstrap(listen: Listen) -> dict[str, Any]:
     """The bootstrap file as plain values."""
     clusters = [grpc.inside_cluster()] + ([_collector(listen.tracing)] if listen.tracing else [])
+    memory = bodies.overload(listen.memory_mb)
     return {
         "node": {"id": "shipway", "cluster": "shipway"},
         "admin": {"address": _socket(address_of(listen.admin_host), listen.admin_port)},
@@ -54,7 +56,9 @@ def bootstrap(listen: Listen) -> dict[str, Any]:
             ]
         },
         "overload_manager": {
+            "refresh_interval": "0.020s",
             "resource_monitors": [
+                memory["monitor"],
                 {
                     "name": "envoy.resource_monitors.global_downstream_max_connections",
                     "typed_config": {
@@ -62,8 +66,10 @@ def bootstrap(listen: Listen) -> dict[str, Any]:
                         + "extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
                         "max_active_downstream_connections": MAX_DOWNSTREAM_CONNECTIONS,
                     },
-                }
-            ]
+                },
+            ],
+            "actions": memory["actions"],
+            "loadshed_points": memory["shed"],
         },
     }
 
@@ -82,7 +88,7 @@ def _listener(listen: Listen) -> dict[str, Any]:
     return {
         "name": "gateway",
         "address": _socket(listen.host, listen.port),
-        "per_connection_buffer_limit_bytes": 16 * 1024 * 1024,  # what a request may hold to be asked again elsewhere
+        "per_connection_buffer_limit_bytes": bodies.CONNECTION_BYTES,
         "filter_chains": [
             {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": _manager(listen)}]}
         ],
@@ -118,7 +124,7 @@ def _manager(listen: Listen) -> dict[str, Any]:
                 },
             }
         ],
-        "local_reply_config": grpc.local_replies(),
+        "local_reply_config": {"mappers": [*grpc.local_replies(), bodies.too_long()]},
         "http_filters": [
             *grpc.filters(),  # first: the rate limit is that of the model's route
             {
@@ -128,6 +134,7 @@ def _manager(listen: Listen) -> dict[str, Any]:
                     "stat_prefix": "rate_limit",
                 },
             },
+            bodies.whole_filter(),  # after the rate limit: what is refused is not waited for
             {
                 "name": "envoy.filters.http.router",
                 "typed_config": {

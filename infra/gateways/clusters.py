@@ -2,7 +2,7 @@
 
 The baseline has one cluster, named as its deployment. A candidate has three beside it:
 
-    <candidate>~mirror        mirrored requests
+    <candidate>~mirror        mirrored requests, and those that name its version
     <candidate>~live          its live share, its answers cut off after limits.candidate_timeout_seconds
     <candidate>~<baseline>    an aggregate of ~live and the baseline, through which the candidate's live share goes
 
@@ -73,7 +73,7 @@ def baseline_cluster(plan: TrafficPlan) -> dict[str, Any]:
 
 
 def mirror_cluster(candidate: Arm, plan: TrafficPlan) -> dict[str, Any]:
-    """What is mirrored to the candidate. While it is unhealthy, mirrored requests are counted and dropped."""
+    """What the candidate alone is asked. While it is unhealthy, mirrored requests are counted and dropped."""
     cluster = _server(mirror_name(candidate), candidate.address, plan, _http_options(None))
     return cluster | NO_PANIC
 
@@ -81,7 +81,7 @@ def mirror_cluster(candidate: Arm, plan: TrafficPlan) -> dict[str, Any]:
 def live_cluster(candidate: Arm, plan: TrafficPlan) -> dict[str, Any]:
     """The candidate's live share: a late answer is reset, which the aggregate turns into a question to the baseline."""
     options = _http_options(None)
-    options["common_http_protocol_options"]["max_stream_duration"] = seconds(plan.limits.candidate_timeout_seconds)
+    options["common_http_protocol_options"]["max_stream_duration"] = seconds(plan.candidate_timeout)
     return _server(live_name(candidate), candidate.address, plan, options)
 
 

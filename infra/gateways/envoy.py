@@ -32,7 +32,7 @@ class EnvoyGateway:
     """The gateway seam over one Envoy. Any number of processes may use the same *folder* at once.
 
     ``admin_host`` is where the admin port listens and is reached. ``tracing`` is ``host:port`` of an OTLP/gRPC collector;
-    None switches tracing off.
+    None switches tracing off. ``memory_mb`` is what Envoy may hold, bodies in flight above all.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class EnvoyGateway:
         admin_host: str = "127.0.0.1",
         tracing: str | None = None,
         workers: int = 2,
+        memory_mb: int = 2048,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._folder = folder.absolute()
@@ -61,6 +62,7 @@ class EnvoyGateway:
             tracing=tracing,
             admin_host=admin_host,
             version=package_version("shipway"),
+            memory_mb=memory_mb,
         )
 
     def bootstrap(self) -> None:

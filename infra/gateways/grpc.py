@@ -2,9 +2,10 @@
 
 A call of a model, POST /inference.GRPCInferenceService/ModelInfer, names its model inside the message. Its way:
 
-    buffer         the whole message, up to LARGEST_MESSAGE
+    buffer         the whole message, up to the longest that any model takes
     lua "model"    reads the name and makes the path /models/<name>/inference.GRPCInferenceService/…, which is a route of
-                   the model like its others: weights, mirror, retries, limits and counters are the same
+                   the model like its others: weights, mirror, retries, limits and counters are the same; a version
+                   that the message names comes before the service, /versions/<version>
     reverse bridge takes gRPC's frame off: the model server is posted the bare message over HTTP/1.1
     lua "local"    brings what Envoy itself answers (a time-out, no such model) through the bridge
 
@@ -21,10 +22,13 @@ from typing import Any
 
 from bentos.serving.wire.v2.grpc import CONTENT_TYPE, new
 from bentos.serving.wire.v2.grpc_status import NOT_FOUND, SERVICE, STATUS_HEADER, status_of
+from infra.gateways.bodies import body_limit
 from infra.gateways.clusters import TYPE
 from infra.gateways.grpc_scripts import FRAME, local_script, model_script
 
-LARGEST_MESSAGE = 64 << 20  # bytes; a model server refuses longer ones itself
+LARGEST_MESSAGE = (
+    64 << 20
+)  # bytes, where no model says otherwise; a model server refuses what is too long for it itself
 INSIDE = "gateway-itself"  # the cluster and the listener that answer for the gateway
 BUFFER, MODEL, BRIDGE, LOCAL = "shipway.grpc.buffer", "shipway.grpc.model", "shipway.grpc.bridge", "shipway.grpc.local"
 
@@ -49,7 +53,7 @@ def _lua(script: str) -> dict[str, Any]:
     return {"@type": _FILTERS + "lua.v3.Lua", "default_source_code": {"inline_string": script}}
 
 
-def local_replies() -> dict[str, Any]:
+def local_replies() -> list[dict[str, Any]]:
     """gRPC's codes for what Envoy itself answers, where Envoy's own choice is another. Its words stay."""
     speaks = {
         "header_filter": {
@@ -64,18 +68,23 @@ def local_replies() -> dict[str, Any]:
         equal = {"comparison": {"op": "EQ", "value": {"default_value": code, "runtime_key": "shipway.none"}}}
         of_gateway = {"and_filter": {"filters": [speaks, {"status_code_filter": equal}]}}
         mappers.append({"filter": of_gateway, "headers_to_add": [_header(STATUS_HEADER, str(status_of(code)))]})
-    return {"mappers": mappers}
+    return mappers
 
 
-def routes() -> list[dict[str, Any]]:
-    """The ways of the calls before it is known which model they are for, and of those that are for none."""
+def routes(largest: int) -> list[dict[str, Any]]:
+    """The ways of the calls before it is known which model they are for, and of those that are for none; *largest* is the
+    longest message in bytes that any model takes."""
     on = {"@type": TYPE + "config.route.v3.FilterConfig", "config": {}}
     escaped = re.escape(SERVICE)
     return [
         {
             "match": {"safe_regex": {"regex": f"{escaped}({_MODEL_CALLS})"}, "grpc": {}},
             "direct_response": {"status": 404},  # never reached: the path is another once the name is known
-            "typed_per_filter_config": dict.fromkeys((BUFFER, MODEL, BRIDGE, LOCAL), on),
+            "request_body_buffer_limit": largest + FRAME,
+            "typed_per_filter_config": {
+                BUFFER: body_limit(largest + FRAME),
+                **dict.fromkeys((MODEL, BRIDGE, LOCAL), on),
+            },
         },
         {
             "match": {"safe_regex": {"regex": f"{escaped}({_SERVER_CALLS})"}},
@@ -90,7 +99,7 @@ def unknown_model(served: str) -> list[dict[str, Any]]:
     message = f"no model of this name is served here; served: {served}."
     return [
         {
-            "match": {"safe_regex": {"regex": f"/models/[^/]*{re.escape(SERVICE)}.*"}},
+            "match": {"safe_regex": {"regex": f"/models/[^/]*(/versions/[^/]*)?{re.escape(SERVICE)}.*"}},
             "direct_response": {"status": 404, "body": {"inline_string": message}},
             "response_headers_to_add": [_header(STATUS_HEADER, str(NOT_FOUND))],
         },

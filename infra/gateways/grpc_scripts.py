@@ -26,36 +26,39 @@ local function varint(body, at, size)
   return nil
 end
 
--- The text in field 1 of the message, wherever it is; nil where there is none.
-local function name_in(body, size)
-  local at = FRAME
+-- The texts in the fields 1 and 2 of the message, wherever they are; nil for one that is not there.
+local function names_in(body, size)
+  local at, name, version = FRAME, nil, nil
   for _ = 1, 1000 do
-    if at >= size then return nil end
+    if at >= size then break end
     local tag, length
     tag, at = varint(body, at, size)
-    if tag == nil then return nil end
+    if tag == nil then break end
     local wire = tag % 8
     if wire == 0 then
       length, at = varint(body, at, size)
-      if length == nil then return nil end
+      if length == nil then break end
     elseif wire == 1 then
       at = at + 8
     elseif wire == 5 then
       at = at + 4
     elseif wire == 2 then
-      if at >= size then return nil end
+      if at >= size then break end
       length, at = varint(body, at, size)
-      if length == nil or length > size - at then return nil end
-      if tag == 10 then
+      if length == nil or length > size - at then break end
+      if tag == 10 and name == nil then
         if length == 0 or length > 1024 then return nil end
-        return body:getBytes(at, length)
+        name = body:getBytes(at, length)
+      elseif tag == 18 and version == nil and length > 0 then
+        version = body:getBytes(at, math.min(length, 64))
       end
+      if name ~= nil and version ~= nil then break end
       at = at + length
     else
-      return nil
+      break
     end
   end
-  return nil
+  return name, version
 end
 
 local function quote(name)
@@ -74,12 +77,13 @@ function envoy_on_request(handle)
   if length ~= size - FRAME then
     return fail(handle, "3", "body: expected one message of " .. length .. " bytes, found " .. (size - FRAME))
   end
-  local name = name_in(body, size)
+  local name, version = names_in(body, size)
   if name == nil then
     return fail(handle, "3", "expected a message with the model's name (field 1) of at most 1024 bytes, found none")
   end
   local headers = handle:headers()
-  headers:replace(":path", "/models/" .. quote(name) .. headers:get(":path"))
+  local named = version and "/versions/" .. quote(version) or ""
+  headers:replace(":path", "/models/" .. quote(name) .. named .. headers:get(":path"))
   handle:clearRouteCache()
 end
 

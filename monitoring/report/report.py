@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from monitoring.ledger.release import Release
+from monitoring.ledger.release import CANDIDATE_TIMEOUT, Release
 from monitoring.report.summary import Summary
 
 BEGAN = "began."  # facts that say when a stage began, in unix seconds
@@ -94,7 +94,10 @@ def timeline(release: Release, moments: Sequence[Moment] = ()) -> list[Moment]:
     known = [Moment(release.opened_at, "opened")]
     for name, value in release.facts.items():
         if name.startswith(BEGAN):
-            known.append(Moment(float(value), f"{name.removeprefix(BEGAN)} began"))
+            stage = name.removeprefix(BEGAN)
+            seconds = release.facts.get(f"{CANDIDATE_TIMEOUT}{stage}")
+            had = f"; the candidate's time-out is {seconds}" if seconds else ""
+            known.append(Moment(float(value), f"{stage} began{had}"))
     if release.closed_at is not None:
         known.append(Moment(release.closed_at, f"closed as {release.outcome}"))
     return sorted([*known, *moments], key=lambda moment: moment.at)

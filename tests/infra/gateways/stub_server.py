@@ -2,7 +2,7 @@
 
     python stub_server.py <socket> <version>
 
-``GET /mode/<ok|half|slow>`` on its socket changes how it answers from then on.
+``GET /mode/<ok|half|slow|…>`` on its socket changes how it answers from then on.
 """
 
 import asyncio
@@ -18,15 +18,17 @@ class Stub:
         self.mode = "ok"
         self.answered = 0
         self.mirrored = 0
+        self.longest = 0
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return
-        more = True
+        more, size = True, 0
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return
+            size += len(message.get("body", b""))
             more = message.get("more_body", False)
         path = scope["path"]
         headers = {key.decode(): value.decode() for key, value in scope["headers"]}
@@ -34,8 +36,9 @@ class Stub:
         if path.startswith("/mode/"):
             self.mode = path.removeprefix("/mode/")
         elif path == "/counts":
-            extra = {"answered": self.answered, "mirrored": self.mirrored}
+            extra = {"answered": self.answered, "mirrored": self.mirrored, "longest": self.longest}
         elif path != "/readyz":
+            self.longest = max(self.longest, size)
             status = await self.predict(headers)
         arm, _, version = headers.get("x-shipway-assigned", "/").partition("/")
         answer = {"content-type": "application/json", "x-shipway-version": self.version}
@@ -43,7 +46,7 @@ class Stub:
             answer |= {"x-shipway-arm": "baseline", "x-shipway-fallback": f"{arm}/{version}"}
         elif version:
             answer["x-shipway-arm"] = arm
-        body = json.dumps({"path": path, "headers": headers, **extra}).encode()
+        body = json.dumps({"path": path, "size": size, "headers": headers, **extra}).encode()
         answer["content-length"] = str(len(body))
         if status == 400:
             answer["x-shipway-refused"] = "model"
@@ -56,6 +59,10 @@ class Stub:
         self.mirrored += "-shadow" in headers["host"]
         if self.mode == "slow":
             await asyncio.sleep(1.0)
+        if self.mode == "hangs":
+            await asyncio.sleep(30.0)
+        if self.mode == "broken":
+            return 500
         if self.mode == "full":
             return 429
         if self.mode == "refuses":

@@ -197,6 +197,21 @@ def test_what_a_candidate_turns_away_or_refuses_the_baseline_answers(envoy, serv
     assert answers.fallbacks > 20
 
 
+@pytest.mark.parametrize(("mode", "status"), [("broken", 500), ("hangs", 504)])
+def test_who_names_the_candidates_version_gets_its_own_failure(envoy, serve, plan_of, mode, status):
+    gateway, client = envoy
+    first, second = serve("1", "2")
+    second.get(f"/mode/{mode}")
+    plan = plan_of(first, second, weight=50, candidate_timeout_seconds=0.3, timeout_seconds=1)
+    gateway.apply(plan)
+    named = f"/v2/models/{plan.model}/versions"
+    assert client.ask(f"{named}/2/infer", body="{}")[0] == status
+    found = client.ask(f"{named}/1/infer", body="{}")
+    assert (found[0], found[1]["x-shipway-version"], found[1].get("x-shipway-fallback")) == (200, "1", None)
+    candidate = gateway.stats(plan.model)[plan.candidate.deployment]
+    assert candidate.failures_5xx + candidate.timeouts == 1
+
+
 def test_a_rollback_while_the_frozen_candidate_holds_requests_fails_none(envoy, serve, plan_of):
     gateway, client = envoy
     first, second = serve("1", "2")

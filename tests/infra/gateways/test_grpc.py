@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import struct
 import time
@@ -148,6 +149,22 @@ def test_a_frozen_candidates_calls_are_answered_by_the_baseline(gateway, channel
     assert {headers.get("x-shipway-fallback") for _, headers in found} <= {None, "candidate/2"}
 
 
+def test_a_long_message_is_answered_by_the_baseline_where_the_candidate_hangs(gateway, client, hosts):
+    rows = 40 * 2**20 // 24
+    gateway[0].apply(plan_of(hosts, weight=100, limits={"candidate_timeout_seconds": 0.5}))
+    frame = numbers(rows, 1)
+    inputs = [triton.InferInput(name, [rows], "FP64") for name in frame]
+    for found in inputs:
+        found.set_data_from_numpy(frame[found.name()].to_numpy())
+    hosts["2"].process.send_signal(signal.SIGSTOP)
+    try:
+        answer = client.infer("numbers", inputs)
+    finally:
+        hosts["2"].process.send_signal(signal.SIGCONT)
+    assert answer.get_response().model_version == "1"
+    assert answer.as_numpy("predict").shape == (rows,)
+
+
 def refused(call):
     with pytest.raises(InferenceServerException) as error:
         call()
@@ -181,10 +198,52 @@ def test_a_name_with_odd_characters(envoy, hosts):
         envoy[0].remove(ODD)
 
 
+def rest_body(rows=3):
+    frame = numbers(rows, 1)
+    return json.dumps(
+        {"inputs": [{"name": n, "datatype": "FP64", "shape": [rows], "data": frame[n].tolist()} for n in frame]}
+    )
+
+
+@pytest.mark.parametrize("weight", [10, 100])
+def test_a_request_that_names_a_version_goes_to_the_arm_that_has_it(gateway, client, hosts, weight):
+    gateway[0].apply(plan_of(hosts, weight=weight))
+    for _ in range(10):
+        for version, arm in (("1", "baseline"), ("2", "candidate")):
+            path = f"/v2/models/numbers/versions/{version}"
+            status, headers, _ = gateway[1].ask(f"{path}/infer", body=rest_body())
+            found = status, headers["x-shipway-version"], headers["x-shipway-arm"], headers.get("x-shipway-fallback")
+            assert found == (200, version, arm, None)
+            assert gateway[1].ask(f"{path}/ready")[0] == 200
+            assert json.loads(gateway[1].ask(path)[2])["versions"] == [version]
+            assert client.infer("numbers", columns(3), model_version=version).get_response().model_version == version
+            assert client.is_model_ready("numbers", version)
+            assert client.get_model_metadata("numbers", version).versions == [version]
+        status, headers, body = gateway[1].ask("/v2/models/numbers/versions/8/infer", body=rest_body())
+        assert status == 404
+        assert "version '1'" in json.loads(body)["error"]
+        assert refused(lambda: client.infer("numbers", columns(1), model_version="8"))[0] == "StatusCode.NOT_FOUND"
+        assert gateway[1].ask("/models/numbers/versions/1/invocations", body="{}")[0] == 404
+
+
+def test_a_request_that_names_a_version_is_not_mirrored_to_another(gateway, client, channel, hosts):
+    gateway[0].apply(plan_of(hosts, mirror=100.0))
+    before = len(logged(hosts["2"], ""))
+    for number in range(5):
+        headers = {"x-request-id": f"named-{number}"}
+        assert gateway[1].ask("/v2/models/numbers/versions/1/infer", headers, body=rest_body())[0] == 200
+        assert client.infer("numbers", columns(3), model_version="1").get_response().model_version == "1"
+        assert gateway[1].ask("/v2/models/numbers/versions/2/infer", headers, body=rest_body())[0] == 404
+        assert refused(lambda: client.infer("numbers", columns(1), model_version="2"))[0] == "StatusCode.NOT_FOUND"
+    ask(channel, "unnamed")
+    assert len(logged(hosts["1"], "named-")) == 5
+    assert [record.status for record in logged(hosts["2"], "")[before:]] == [200], "the copy of the unnamed one"
+
+
 def test_a_rate_limit_covers_rest_and_grpc_together(gateway, channel, hosts):
-    gateway[0].apply(plan_of(hosts, limits={"requests_per_second": 5}))
-    ready = [gateway[1].ask("/v2/models/numbers/ready")[0] for _ in range(5)]
-    assert ready == [200] * 5
+    gateway[0].apply(plan_of(hosts, weight=10, limits={"requests_per_second": 5}))
+    named = [f"/v2/models/numbers{version}/ready" for version in ("", "", "/versions/1", "/versions/1", "/versions/2")]
+    assert [gateway[1].ask(path)[0] for path in named] == [200] * 5
     with pytest.raises(grpc.RpcError) as error:
         for number in range(10):
             ask(channel, f"limit-{number}")
