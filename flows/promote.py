@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from prefect import flow, get_run_logger, runtime
 from prefect.client.schemas.objects import State
 
@@ -29,6 +31,7 @@ def promote_model(
         target: Name of the target block that runs the version; empty: the one that SHIPWAY_TARGET names (process).
     """
     from flows.release.drive import Drive
+    from flows.release.durations import facts_of
     from flows.release.line import open_line, policy_of
     from flows.release.opening import open_release
     from flows.telling.prefect_teller import as_task, prefect_teller
@@ -52,6 +55,7 @@ def promote_model(
         policy=rules,
         policy_source=source,
         flow_run_id=str(runtime.flow_run.id),
+        facts=facts_of({"start": time.time() - runtime.flow_run.scheduled_start_time.timestamp()}),
         log=get_run_logger().info,
     )
     closed = Drive(line.on(release.facts.get("target")), release, line.ledger.policy(release), prefect_teller()).run()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from bentos.serving.errors import ShipwayError, TransientError
 from flows.release import plans, prepare
 from flows.release.candidate_timeout import candidate_timeout, shadow_of
+from flows.release.durations import Durations, facts_of, words_of
 from flows.release.machine import Do, Step, next_step
 from flows.release.watch import EvaluationEndedError, Watch, counters, keep_verdict, kept_verdicts
 from flows.release.world import STAGE, evidence_of, observe
@@ -35,6 +36,7 @@ CLOSED_AS = {
     Outcome.ERROR: "ERROR",
 }
 PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds before each further try
+MEASURED = (Do.VET, Do.BUILD, Do.DEPLOY, Do.CHECK, Do.SHADOW)  # of the candidate, seconds each in the record
 UNLOCKED = {Do.VET, Do.BUILD, Do.DEPLOY, Do.CHECK, Do.WATCH, Do.BAKE, Do.APPROVE}  # long, and they move nothing
 
 
@@ -131,13 +133,17 @@ class Drive:
     def _carry_out(self, step: Step) -> None:
         """Does *step* as one task, under the model's lock where it moves anything."""
         lock = nullcontext() if step.do in UNLOCKED else self.line.lock(self.release.model)
+        took = Durations()
 
         def call() -> str:
-            with lock:
-                return self.effect(step)
+            with lock, took.measure(step.do.value):
+                said = self.effect(step)
+            if step.do in MEASURED and step.version == self.release.candidate:
+                self._noted("", **facts_of(took))
+            return said
 
         said = call() if step.do is Do.APPROVE else self.teller.step(str(step), call)
-        self.teller.log(f"{step}: {said}" if said else str(step))
+        self.teller.log(f"{step}: {said} ({took[step.do.value]:.1f} s)" if said else str(step))
 
     def effect(self, step: Step) -> str:
         """What *step* does to the world; returns a line about what was done."""
@@ -229,11 +235,12 @@ class Drive:
             )
         lock = (bento.source / "requirements.lock").read_text()
         sboms = keep_sboms(self.scratch / "evidence" / "sbom", prepared.version, lock, image)
-        facts = {"built": bento.digest, **prepared.runtime_facts(), **sboms}
-        if image is None:
-            return self._noted(f"sealed bento {bento.path.name}, {prepared.runtime}", **facts)
-        said = f"sealed bento {bento.path.name}, {prepared.runtime}, image {image.tag} ({image.size / 1e6:.0f} MB)"
-        return self._noted(said, image=image.reference, image_tag=image.tag, **facts)
+        facts = {"built": bento.digest, **prepared.runtime_facts(), **sboms, **facts_of(prepared.durations)}
+        said = f"sealed bento {bento.path.name}, {prepared.runtime}"
+        if image is not None:
+            said += f", image {image.tag} ({image.size / 1e6:.0f} MB)"
+            facts |= {"image": image.reference, "image_tag": image.tag}
+        return self._noted(f"{said}; {words_of(prepared.durations)}", **facts)
 
     def _check(self, version: str) -> str:
         from flows.release.check import check_version

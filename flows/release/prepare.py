@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from bentos.policy.serving import ServingPolicy
 from bentos.sealing.lock import lock_for
 from bentos.serving.errors import PermanentError
 from bentos.serving.files import write_atomically
+from flows.release.durations import Durations
 from flows.release.world import deployed
 from infra.targets.interface import Deployment, DeploymentSpec, State
 
@@ -48,6 +50,7 @@ class Prepared:
     image: Image | None = None  # None where the target runs no images
     image_policy: ImagePolicy = field(default_factory=ImagePolicy)
     serving: ServingPolicy = field(default_factory=ServingPolicy)
+    durations: Mapping[str, float] = field(default_factory=dict)  # seconds by what was made
 
     @property
     def code(self) -> Path:
@@ -132,29 +135,38 @@ def prepare(line: Line, model: str, version: str, policy: ReleasePolicy) -> Prep
     from bentos.sealing.bento import build
     from bentos.sealing.runtime import choose_runtime
 
-    found = line.registry.resolve(model, version=version)
-    artifacts = line.registry.fetch(found)
+    took = Durations()
+    with took.measure("fetch"):
+        found = line.registry.resolve(model, version=version)
+        artifacts = line.registry.fetch(found)
     hashed = line.images is not None
     wanted = policy.build
     if hashed and policy.image.model == "pulled" and wanted.runtime == "auto":
         wanted = wanted.model_copy(
             update={"runtime": "native"}
         )  # its container fetches the registered files, no others
-    lock = lock_for(line.environments, found, wanted, hashed=hashed)
-    chosen = choose_runtime(
-        found,
-        artifacts,
-        wanted,
-        lock,
-        line.environments,
-        line.settings.root / "runtimes",
-        hashed=hashed,
-        reference=lambda: _reference(line, found, artifacts, policy),
-    )
-    python = line.environments.ensure(chosen.lock)
-    bento = build(found, artifacts, wanted, chosen.lock, line.settings.bentos, runtime=chosen.folder)
-    image = line.images.ensure(bento, found, policy.image) if line.images is not None else None
-    return Prepared(found, artifacts, python, bento, image, policy.image, policy.serving)
+    with took.measure("environment"):
+        lock = lock_for(line.environments, found, wanted, hashed=hashed)
+    with took.measure("conversion"):
+        chosen = choose_runtime(
+            found,
+            artifacts,
+            wanted,
+            lock,
+            line.environments,
+            line.settings.root / "runtimes",
+            hashed=hashed,
+            reference=lambda: _reference(line, found, artifacts, policy),
+        )
+    with took.measure("environment"):
+        python = line.environments.ensure(chosen.lock)
+    with took.measure("seal"):
+        bento = build(found, artifacts, wanted, chosen.lock, line.settings.bentos, runtime=chosen.folder)
+    if line.images is None:
+        return Prepared(found, artifacts, python, bento, None, policy.image, policy.serving, took)
+    with took.measure("image"):
+        image = line.images.ensure(bento, found, policy.image)
+    return Prepared(found, artifacts, python, bento, image, policy.image, policy.serving, took)
 
 
 def bulk_python(line: Line, prepared: Prepared, policy: ReleasePolicy) -> Path:

@@ -39,7 +39,7 @@ def deploy(settings: StackSettings, environ: Mapping[str, str], file: Path = ROO
             f"{file} cannot be read as deployments ({error!r}); restore it from the repository."
         ) from error
     job = {
-        "command": f"{sys.executable} -m prefect.engine",  # names the interpreter; spares a second import of prefect
+        "command": f"{sys.executable} -m flows.stack.engine",  # names the interpreter; spares a second import of prefect
         "working_dir": str(file.parent),
         "env": worker_environment(settings, choose_servers(settings, environ)),
     }

@@ -11,6 +11,7 @@ from monitoring.ledger.tracking import Run
 PREFIX = "shipway."
 FACT, OWNER, DIGEST, KEPT = (f"{PREFIX}{part}." for part in ("fact", "owner", "digest", "kept"))
 CANDIDATE_TIMEOUT = "candidate_timeout."  # facts that say how long the candidate had in a split, and why
+SECONDS = "seconds."  # facts that say how long a part of the release took
 OUTCOMES = ("PROMOTED", "ROLLED_BACK", "ERROR", "INCONCLUSIVE", "CANCELLED")
 
 

@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from monitoring.ledger.release import CANDIDATE_TIMEOUT, Release
+from monitoring.ledger.release import CANDIDATE_TIMEOUT, SECONDS, Release
 from monitoring.report.summary import Summary
 
+PARTS = ("start", "vet", "fetch", "environment", "conversion", "seal", "image", "build", "deploy", "check", "shadow")
 BEGAN = "began."  # facts that say when a stage began, in unix seconds
 WIDTH, BASE, HEIGHT = 640.0, 110.0, 90.0
 
@@ -45,6 +46,7 @@ def render(
         verdicts=[{**verdict, "title": _title(verdict)} for verdict in verdicts],
         links=dict(links or {}),
         timeline=[_row(release, moment) for moment in timeline(release, moments)],
+        durations=durations(release),
         windows=[{"summary": summary, "charts": _charts(summary)} for summary in summaries],
     )
 
@@ -82,6 +84,9 @@ def markdown(
     for summary in summaries:
         lines += ["", f"## Evidence: {_text(summary.name)}", "", "| count | |", "|---|---:|"]
         lines += [f"| {_text(name)} | {value} |" for name, value in summary.counts.items()]
+    if parts := durations(release):
+        lines += ["", "## Where the time went", "", "| part | seconds |", "|---|---:|"]
+        lines += [f"| {_text(name)} | {seconds:.1f} |" for name, seconds in parts.items()]
     lines += ["", "## What happened when", ""]
     for moment in timeline(release, moments):
         row = _row(release, moment)
@@ -101,6 +106,12 @@ def timeline(release: Release, moments: Sequence[Moment] = ()) -> list[Moment]:
     if release.closed_at is not None:
         known.append(Moment(release.closed_at, f"closed as {release.outcome}"))
     return sorted([*known, *moments], key=lambda moment: moment.at)
+
+
+def durations(release: Release) -> dict[str, float]:
+    """Seconds that each part of the way to the shadow took, in the order of that way; build is what its parts are in."""
+    noted = {name: release.facts.get(f"{SECONDS}{name}") for name in PARTS}
+    return {name: float(seconds) for name, seconds in noted.items() if seconds is not None}
 
 
 def _row(release: Release, moment: Moment) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -18,6 +19,17 @@ COMMANDS = (
     "infra.receiver.receiver",
     "bentos.policy.release",
 )
+
+
+def test_a_flow_run_starts_prefects_engine_without_the_grammar_of_iris() -> None:
+    """No flow run is named, so that the engine ends at once, with its own words."""
+    command = [sys.executable, "-X", "importtime", "-m", "flows.stack.engine"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert done.returncode != 0
+    assert "jsonschema._format" in imported
+    assert not {"rfc3987_syntax.syntax_helpers", "lark"} & imported
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,17 @@ def test_markdown_says_the_same(summary: Summary) -> None:
     assert lines[-2].endswith("(+70.0 s) killed")
 
 
+def test_it_says_where_the_time_went_and_how_long_the_candidate_had() -> None:
+    facts = {"seconds.check": "3.250", "seconds.vet": "12.04", "candidate_timeout.split-10": "1.5 s: 3 x the 0.5 s"}
+    release = replace(RELEASE, facts={**RELEASE.facts, **facts})
+    text, page = markdown(release, []), render(release, [])
+    assert text.index("| vet | 12.0 |") < text.index("| check | 3.2 |")
+    assert re.search(r"<td>vet</td><td class=.n.>12\.0</td>.*<td>check</td><td class=.n.>3\.2</td>", page, re.DOTALL)
+    for said in (text, page):
+        assert "split-10 began; the candidate's time-out is 1.5 s: 3 x the 0.5 s" in said.replace("&#39;", "'")
+    assert "Where the time went" not in markdown(RELEASE, []) + render(RELEASE, [])
+
+
 def test_an_open_first_version() -> None:
     release = replace(RELEASE, baseline=None, open=True, outcome="", reason="", closed_at=None, record_hash="")
     assert "none: a first version" in render(release, []) and "not decided yet" in render(release, [])
