@@ -60,7 +60,7 @@ def job_of(settings: StackSettings, environ: Mapping[str, str], image: str, sock
         "auto_remove": True,
         "volumes": volumes,
         "env": {
-            **egress.proxies(environ),
+            **_proxies(environ),
             **({"UV_DEFAULT_INDEX": index} if (index := egress.index_url(environ)) is not None else {}),
             **worker_environment(settings, choose_servers(settings, environ)),
             "UV_CACHE_DIR": str(own / "cache"),
@@ -73,6 +73,13 @@ def job_of(settings: StackSettings, environ: Mapping[str, str], image: str, sock
             "security_opt": ["no-new-privileges:true"],
         },
     }
+
+
+def _proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    """The machine's proxy, which never stands between processes of one machine."""
+    said = egress.proxies(environ)
+    direct = ",".join(filter(None, [said.get("NO_PROXY"), "127.0.0.1", "localhost"]))
+    return {**said, "NO_PROXY": direct} if said else {}
 
 
 def make_pool(job: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from bentos.serving.files import private_file, private_folder
 from infra.processes import runs
 from infra.stack.part import PartState, PartStatus, StackError
 
@@ -76,8 +77,7 @@ def read_state(folder: Path) -> StackState | None:
 
 def take_lock(folder: Path) -> IO[str] | None:
     """The lock of the one supervisor that may run at *folder*, held while the file is open; None if it is taken."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / "lock").open("a")
+    file = open(private_folder(folder) / "lock", "a", opener=private_file)  # noqa: SIM115 - the caller holds it
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

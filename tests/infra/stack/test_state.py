@@ -60,6 +60,7 @@ def test_the_lock_is_taken_once_and_free_again_when_closed(tmp_path):
     lock = take_lock(tmp_path / "stack")
     assert lock is not None
     assert take_lock(tmp_path / "stack") is None
+    assert (tmp_path / "stack" / "lock").stat().st_mode & 0o777 == 0o600
     lock.close()
     again = take_lock(tmp_path / "stack")
     assert again is not None
