@@ -88,6 +88,7 @@ def live_drift(line: Line, model: str, version: str, hours: float) -> Drift:
         candidate=version,
         since_ns=int((time.time() - hours * 3600) * 1e9),
         signature=load_signature(prepared.artifacts),
+        output=rules.metrics.output,
         stage="replay",
     )
     reader.poll()

@@ -165,4 +165,7 @@ def judge_check(metric: str, result: CheckResult | None) -> MetricVerdict:
         "tolerance": result.tolerance,
     }
     counts = f"{result.mismatches} of {result.rows} answers differ (largest {result.largest_difference:.3g}, tolerance {result.tolerance:g}), {result.errors} failed"
+    if result.first:
+        counts += f"; {result.first}"
+        found["first"] = result.first
     return MetricVerdict(metric, Outcome.PROMOTE if result.equal else Outcome.ROLLBACK, f"{metric}: {counts}", found)

@@ -83,6 +83,10 @@ class SchemaMetric(Frozen):
 class Metrics(Frozen):
     """One entry per metric; null switches a metric off."""
 
+    output: str | None = Field(
+        None,
+        description="Of an answer with several outputs, the one that disagreement, drift and labels are about, by its name. None: label, output_label or prediction where there is one, else all of them.",
+    )
     error_rate: ErrorRateMetric | None = ErrorRateMetric()
     latency: LatencyMetric | None = LatencyMetric()
     disagreement: DisagreementMetric | None = DisagreementMetric()

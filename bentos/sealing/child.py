@@ -24,15 +24,27 @@ class ChildError(PermanentError):
     """The child of a model's environment failed; the message ends with the end of what it wrote to stderr."""
 
 
-def run_predict(python: Path, code: Path, folder: Path, source: Path, output: Path, timeout: float = 600) -> None:
+def run_predict(
+    python: Path,
+    code: Path,
+    folder: Path,
+    source: Path,
+    output: Path,
+    *,
+    chunk: int = 0,
+    probabilities: bool = False,
+    timeout: float = 600,
+) -> None:
     """Predict the Parquet file ``source`` into ``output``, in ``python``'s environment.
 
     ``code`` is the parent of the ``bentos`` package to run (``<bento>/src`` of a sealed bento), ``folder`` the model's
-    artifact folder or the sealed bento, ``timeout`` in seconds. The output has no input columns: ``prediction`` or the
-    named outputs, and ``probability_<class>``. Raises ChildError.
+    artifact folder or the sealed bento, ``chunk`` how many rows the model is given at a time (0: all), ``timeout`` in
+    seconds. The output has no input columns: ``prediction`` or the named outputs, and ``probability_<class>`` if asked for
+    ``probabilities``. Raises ChildError.
     """
     paths = {"folder": folder, "source": source, "output": output}
-    _run(python, code, "predict", {name: _absolute(path) for name, path in paths.items()}, timeout)
+    values = {name: _absolute(path) for name, path in paths.items()}
+    _run(python, code, "predict", {**values, "chunk": chunk, "probabilities": probabilities}, timeout)
 
 
 def run_batch(

@@ -39,18 +39,20 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _predict(folder: str, source: str, output: str) -> None:
+def _predict(folder: str, source: str, output: str, *, chunk: int, probabilities: bool) -> None:
     import pyarrow.parquet as pq
 
-    from bentos.serving.batch.tables import answers, from_arrow
+    from bentos.serving.batch.tables import answers, from_arrow, joined
     from bentos.serving.model.runner import ModelRunner
 
-    runner, target = ModelRunner.load(Path(folder)), Path(output)
-    prediction = runner.predict(from_arrow(pq.read_table(source), runner.plan), probabilities=True)
+    runner, target, rows = ModelRunner.load(Path(folder)), Path(output), pq.read_table(source)
+    parts = [rows.slice(start, chunk) for start in range(0, rows.num_rows, chunk)] if chunk else [rows]
+    asked = (from_arrow(part, runner.plan) for part in parts)
+    made = answers(joined([runner.predict(values, probabilities=probabilities) for values in asked]))
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        pq.write_table(answers(prediction), aside)
+        pq.write_table(made, aside)
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)

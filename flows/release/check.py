@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PREDICT_SECONDS = 300.0
 REPLAY_ROWS = 2_000  # a first version is judged by this much of its reference
 REFERENCE_ROWS = 1_000  # rows of the reference whose predictions drift is measured against
-CHUNK = 100  # rows a request
+CHUNK = 100  # rows a request, at most
 
 
 class CheckError(PermanentError):
@@ -72,53 +72,73 @@ def check_version(
 def compare_answers(
     prepared: Prepared, address: Address, rows: pd.DataFrame, policy: ReleasePolicy, folder: Path
 ) -> CheckResult:
-    """The same *rows* answered in a child process and by the server at *address*; both are left under *folder*."""
-    import pandas as pd
-
+    """The same *rows* answered in a child process and by the server at *address*, as many at a time; both are left under
+    *folder*.
+    """
     from bentos.sealing.child import run_predict
     from monitoring.evidence.check import compare
 
     folder.mkdir(parents=True, exist_ok=True)
     rows.to_parquet(folder / "rows.parquet", index=False)
-    inside = folder / "in_process.parquet"
+    inside, chunk = folder / "in_process.parquet", chunk_of(len(rows))
     run_predict(
         prepared.python,
         prepared.code,
         prepared.bento.path,
         folder / "rows.parquet",
         inside,
-        PREDICT_SECONDS,
+        chunk=chunk,
+        timeout=PREDICT_SECONDS,
     )
-    expected = pd.read_parquet(inside)
-    expected = expected[[name for name in expected.columns if not name.startswith("probability_")]]
-    answers = over_the_wire(address, rows, tensors=not _named(prepared))
+    answers = over_the_wire(address, rows, chunk, tensors=not _named(prepared))
     (folder / "wire.json").write_text(json.dumps(answers, default=str))
-    return compare(spread(answers), spread(expected.to_dict("records")), policy.check.tolerance)
+    return compare(answers, as_on_the_wire(inside), policy.check.tolerance)
 
 
-def reference_answers(reference: Path, arms: Mapping[str, Prepared], folder: Path) -> pd.DataFrame | None:
+def chunk_of(rows: int) -> int:
+    """How many of *rows* go into one request: parts of one size, so that none is so small that its answer has another form."""
+    return -(-rows // max(1, -(-rows // CHUNK)))
+
+
+def as_on_the_wire(answers: Path) -> list[object]:
+    """The answers in a Parquet file, one a row, each value as MLflow's protocol writes it."""
+    import pyarrow.parquet as pq
+
+    from bentos.serving.wire.interface import parse_object
+    from bentos.serving.wire.scoring.invocations import encode
+
+    found: list[object] = parse_object(encode(pq.read_table(answers).to_pylist()).data, "answers")["predictions"]
+    return found
+
+
+def reference_answers(
+    reference: Path, arms: Mapping[str, Prepared], folder: Path, output: str | None
+) -> pd.DataFrame | None:
     """What each of *arms* (baseline, candidate) answers in process to a sample of the reference: one column an arm.
 
-    None where a version answers with more than one value a row. Kept below *folder*, so that it is computed once.
+    *output* is ``Metrics.output``; None where a version has no such output. Kept below *folder*, so that it is computed once.
     """
     import pandas as pd
 
     from bentos.sealing.child import run_predict
+    from monitoring.evidence.check import only
+    from monitoring.evidence.values import compared
+    from monitoring.log.bodies import scalars
 
     answers = {}
     for arm, prepared in arms.items():
-        output = folder / f"reference-{arm}.parquet"
-        if not output.exists():
+        kept = folder / f"reference-{arm}.parquet"
+        if not kept.exists():
             folder.mkdir(parents=True, exist_ok=True)
             rows = folder / f"reference-{arm}-rows.parquet"
             sampled = sample(model_inputs(pd.read_parquet(reference), prepared), REFERENCE_ROWS)
             sampled.to_parquet(rows, index=False)
-            run_predict(prepared.python, prepared.code, prepared.bento.path, rows, output, PREDICT_SECONDS)
-        found = pd.read_parquet(output)
-        named = [name for name in found.columns if not name.startswith("probability_")]
-        if len(named) != 1:
+            run_predict(prepared.python, prepared.code, prepared.bento.path, rows, kept, timeout=PREDICT_SECONDS)
+        found = only(as_on_the_wire(kept))
+        try:
+            answers[arm] = pd.Series(scalars([compared(answer, output) for answer in found]))
+        except KeyError:
             return None
-        answers[arm] = found[named[0]]
     return pd.DataFrame(answers)
 
 
@@ -145,17 +165,19 @@ def sample(frame: pd.DataFrame, rows: int) -> pd.DataFrame:
     return frame.iloc[[int(index * step) for index in range(rows)]].reset_index(drop=True)
 
 
-def over_the_wire(address: Address, rows: pd.DataFrame, *, tensors: bool) -> list[object]:
-    """The server's answers to *rows*, one a row. Raises CheckError with what the server said otherwise."""
+def over_the_wire(address: Address, rows: pd.DataFrame, chunk: int, *, tensors: bool) -> list[object]:
+    """The server's answers to *rows*, *chunk* of them a request. Raises CheckError with what the server said otherwise."""
     import httpx
+
+    from bentos.serving.wire.scoring.invocations import answer_rows
 
     transport = httpx.HTTPTransport(uds=address.uds) if address.uds else None
     answers: list[object] = []
     with httpx.Client(
         transport=transport, base_url="http://check" if address.uds else str(address), timeout=60
     ) as http:
-        for start in range(0, len(rows), CHUNK):
-            part = rows.iloc[start : start + CHUNK]
+        for start in range(0, len(rows), chunk):
+            part = rows.iloc[start : start + chunk]
             body = encode(part, tensors=tensors)
             response = http.post("/invocations", content=body, headers={"content-type": "application/json"})
             if response.status_code != 200:
@@ -163,8 +185,7 @@ def over_the_wire(address: Address, rows: pd.DataFrame, *, tensors: bool) -> lis
                     f"rows {start}..{start + len(part) - 1} of the reference: expected 200, found {response.status_code}:"
                     f" {response.text[:500]}. The version cannot answer its own training data."
                 )
-            found = response.json()["predictions"]
-            answers.extend(found if isinstance(found, list) else [found])
+            answers.extend(answer_rows(response.json()["predictions"]))
     return answers
 
 
@@ -199,20 +220,3 @@ def _plain(value: object) -> object:
     if isinstance(value, (pd.Timestamp, np.datetime64)):
         return pd.Timestamp(value).isoformat()
     return value.item() if isinstance(value, np.generic) else value
-
-
-def spread(answers: Sequence[object]) -> pd.DataFrame:
-    """Answers as one flat row each, however they are nested, so that two servers' answers can be compared."""
-    import pandas as pd
-
-    return pd.DataFrame([_flat(answer) for answer in answers], dtype=object)
-
-
-def _flat(answer: object) -> list[object]:
-    import numpy as np
-
-    if isinstance(answer, dict):
-        return [cell for name in sorted(answer) for cell in _flat(answer[name])]
-    if isinstance(answer, (list, tuple, np.ndarray)):
-        return [cell for item in answer for cell in _flat(item)]
-    return [answer]

@@ -101,6 +101,7 @@ class Watch:
                 candidate=release.candidate,
                 since_ns=int(float(release.facts["evaluation_began"]) * 1e9),
                 signature=load_signature(self.arms["candidate"].artifacts),
+                output=self.policy.metrics.output,
             )
             for fact, began in release.facts.items():
                 if fact.startswith("began."):
@@ -133,7 +134,9 @@ class Watch:
         reference = pd.read_parquet(self.reference) if self.reference is not None else None
         answers = None
         if self.reference is not None:
-            answers = reference_answers(self.reference, self.arms, self.scratch / "reference")
+            answers = reference_answers(
+                self.reference, self.arms, self.scratch / "reference", self.policy.metrics.output
+            )
         html = self.scratch / "drift" / f"{evidence.stage}.html"
         html.parent.mkdir(parents=True, exist_ok=True)
         return compute_drift(

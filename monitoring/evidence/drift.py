@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from bentos.policy.metrics import DriftMetric
 from monitoring.evidence.evidence import BETWEEN_ARMS, ColumnDrift, Drift
-from monitoring.evidence.values import as_classes, kind_of, numbers
+from monitoring.evidence.values import as_classes, by_output, kind_of, numbers, several
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +24,7 @@ METHOD = "psi"
 BINS = 10
 MOST_CATEGORIES = 20  # the rest are one category, as is whatever the reference never had
 RARE = 0.01  # categories with a smaller share of the reference belong to the rest: the most frequent of many rare are chance
+MOST_OUTPUTS = 20  # of an answer of several numbers
 MOST_ROWS = 10_000  # evenly spaced rows of a larger sample are scored
 TIE = 0.5 / BINS  # a value with this share of the reference is a bin of its own
 MISSING, OTHER = "missing", "other"
@@ -52,10 +53,10 @@ def compute_drift(
     joined = predictions.dropna(subset=["baseline", "candidate"])
     scored: dict[str, Pair] = {}
     if len(joined):
-        scored[BETWEEN_ARMS] = _prediction_pair(joined["candidate"], joined["baseline"])
+        scored |= _prediction_pairs(BETWEEN_ARMS, joined["candidate"], joined["baseline"], notes)
         for arm in ("baseline", "candidate") if reference_predictions is not None else ():
             assert reference_predictions is not None
-            scored[f"{arm}_vs_reference"] = _prediction_pair(joined[arm], reference_predictions[arm].dropna())
+            scored |= _prediction_pairs(f"{arm}_vs_reference", joined[arm], reference_predictions[arm].dropna(), notes)
     else:
         notes.append("no joined predictions")
     pairs = {f"input: {name}": pair for name, pair in inputs.items()}
@@ -92,13 +93,23 @@ def _input_pairs(live: pd.DataFrame, reference: pd.DataFrame | None, notes: list
     return {str(name): binned(live[name], reference[name]) for name in reference.columns if name in live.columns}
 
 
-def _prediction_pair(current: pd.Series[Any], reference: pd.Series[Any]) -> Pair:
-    """Classes are compared as texts, so that 1 and 1.0 are one class; numbers are binned."""
+def _prediction_pairs(
+    name: str, current: pd.Series[Any], reference: pd.Series[Any], notes: list[str]
+) -> dict[str, Pair]:
+    """Classes are compared as texts, so that 1 and 1.0 are one class; numbers are binned, those of several outputs by output."""
     import pandas as pd
 
     if len(reference) and kind_of(current, reference) == "class":
-        return binned(pd.Series(as_classes(current), dtype=object), pd.Series(as_classes(reference), dtype=object))
-    return binned(current, reference)
+        classes = [pd.Series(as_classes(column), dtype=object) for column in (current, reference)]
+        return {name: binned(*classes)}
+    outputs = [by_output(column) for column in (current, reference)]
+    if not several(current, reference) or outputs[0].keys() != outputs[1].keys():
+        return {name: binned(current, reference)}
+    places = list(outputs[0])
+    if len(places) > MOST_OUTPUTS:
+        notes.append(f"{name}: {MOST_OUTPUTS} of {len(places)} outputs are scored, evenly spaced")
+        places = [places[int(at)] for at in np.linspace(0, len(places) - 1, MOST_OUTPUTS)]
+    return {f"{name}: {place}": binned(*(pd.Series(found[place][0]) for found in outputs)) for place in places}
 
 
 def binned(current: pd.Series[Any], reference: pd.Series[Any]) -> Pair:

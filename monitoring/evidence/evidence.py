@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 FRAMES = ("requests", "answers", "inputs")
 FORMAT = 1
-BETWEEN_ARMS = "candidate_vs_baseline"  # the drift of predictions that gates
+BETWEEN_ARMS = (
+    "candidate_vs_baseline"  # the drift of predictions that gates; ": <output>" follows where there are several
+)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,16 @@ from bentos.serving.inputs.signature import InputError, Signature
 from bentos.serving.log.decode import decode_outputs, decode_request, decode_response
 from bentos.serving.log.segments import Record
 from bentos.serving.wire.interface import WireError
-from bentos.serving.wire.v2.rest import PROBABILITIES
+from bentos.serving.wire.v2.rest import PREDICT, PROBABILITIES
+from monitoring.evidence.values import compared
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Predictions of one record, one a row; ``scores`` are of the same length where the model gave any."""
+    """Predictions of one record, one a row; ``scores`` are of the same length where the model gave any.
+
+    A prediction of several values is their JSON text.
+    """
 
     values: Sequence[Any]
     scores: Sequence[float] | None = None
@@ -60,20 +64,24 @@ def scalars(values: Any) -> list[Any]:
 
 
 def _scalar(value: Any) -> Any:
-    if hasattr(value, "item"):
-        value = value.item()
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, list | tuple | dict):
-        return json.dumps(value, default=str, sort_keys=True)
+        return json.dumps(value, default=_plain, sort_keys=True)
     return value
 
 
-class WireBodies:
-    """Bodies as our servers read and write them, under the candidate's *signature*."""
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else _scalar(value) if isinstance(value, bytes) else str(value)
 
-    def __init__(self, signature: Signature) -> None:
-        self._signature = signature
+
+class WireBodies:
+    """Bodies as our servers read and write them, under the candidate's *signature*; *output* is ``Metrics.output``."""
+
+    def __init__(self, signature: Signature, output: str | None = None) -> None:
+        self._signature, self._output = signature, output
         self._plan = InputPlan.compile(signature)
         self._names = tuple(signature.columns)
 
@@ -97,12 +105,24 @@ class WireBodies:
         return 0
 
     def answer(self, record: Record) -> Answer:
-        """Predictions; the score is the probability of the last class, where V2 answered with probabilities."""
+        """Predictions, of several outputs the one that is compared; the score is the probability of the last class, where V2
+        answered with probabilities. Raises WireError where an answer has no such output.
+        """
         arguments = record.kind, record.response_content_type, record.response_header_length, record.response
-        values = scalars(decode_response(*arguments))
+        try:
+            values = scalars([compared(row, self._output) for row in decode_response(*arguments)])
+        except KeyError as error:
+            raise WireError(
+                f"answer: expected the output {self._output!r} of metrics.output, found {error.args[0]}"
+            ) from None
         if record.kind == "invocations":
             return Answer(values)
-        probabilities = decode_outputs(*arguments[1:]).get(PROBABILITIES)
+        outputs = decode_outputs(*arguments[1:])
+        probabilities = outputs.pop(PROBABILITIES, None)
+        if self._output is not None and len(outputs) == 1 and not outputs.keys() & {self._output, PREDICT}:
+            raise WireError(
+                f"answer: expected the output {self._output!r} of metrics.output, found {', '.join(outputs)}"
+            )
         if probabilities is None or len(probabilities) != len(values):
             return Answer(values)
         return Answer(values, [float(row[-1] if hasattr(row, "__len__") else row) for row in probabilities])

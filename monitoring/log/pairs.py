@@ -42,7 +42,7 @@ class LogReader:
     A request gets its ``seq`` once its facts are complete and keeps it: both records are there; or the one that was
     expected did not come within GRACE; or, where no second one was expected, SETTLE passed. What arrives later is
     counted in the notes and changes nothing. *predictions* is the folder of segments/ and labels/; *signature* is the
-    candidate's and names input columns; *clock* gives unix time in ns.
+    candidate's and names input columns; *output* is ``Metrics.output``; *clock* gives unix time in ns.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class LogReader:
         candidate: str,
         since_ns: int,
         signature: Signature,
+        output: str | None = None,
         bodies: Bodies | None = None,
         stage: Stage = "shadow",
         clock: Callable[[], int] = time.time_ns,
@@ -67,7 +68,7 @@ class LogReader:
             if version is not None
         }
         self._labels = LabelReader(predictions / "labels", since_ns=since_ns)
-        self._bodies: Bodies = bodies if bodies is not None else WireBodies(signature)
+        self._bodies: Bodies = bodies if bodies is not None else WireBodies(signature, output)
         self._clock = clock
         self._pending: dict[str, _Pair] = {}
         self._unlabelled: dict[str, Label] = {}

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bentos.policy.metrics import DisagreementMetric
-from monitoring.evidence.values import as_classes, joined, kind_of, mean_by_request, numbers, without_pairs
-from monitoring.interface import MetricVerdict, Outcome
+from monitoring.evidence.values import as_classes, by_output, joined, kind_of, mean_by_request, without_pairs
+from monitoring.interface import SEVERITY, MetricVerdict, Outcome
 from monitoring.metrics.interface import Levels, Silent
 from monitoring.metrics.sequential import betting_process, mean_bounds, needs_more, rejects
 
@@ -24,7 +24,8 @@ CLIP = 5.0  # numeric differences are clipped at this many standard deviations o
 
 def judge(evidence: Evidence, policy: DisagreementMetric, levels: Levels) -> MetricVerdict | Silent:
     """Classes: the share of joined answers with another class against ``max_rate``, by betting. Numbers: the mean
-    difference in standard deviations of the baseline against ``max_mean_difference``, by an empirical-Bernstein sequence.
+    difference in standard deviations of the baseline against ``max_mean_difference``, by an empirical-Bernstein sequence,
+    of each output where there are several: the worst decides.
 
     The request is the unit: a request of many rows counts once, with its mean. Silent where answers cannot be joined
     (a split without a mirror) and for numbers without a bound.
@@ -76,8 +77,31 @@ def _none_allowed(rate: float, n: int, found: dict[str, float | int | str | None
 
 
 def _numbers(pairs: pd.DataFrame, most: float | None, levels: Levels) -> MetricVerdict | Silent:
-    baseline, candidate = numbers(pairs["baseline"]), numbers(pairs["candidate"])
+    """The worst of the outputs. All must agree to promote; any may roll back, so each has its share of that level."""
+    outputs = by_output(pairs["baseline"], pairs["candidate"])
+    shared = Levels(levels.promote, levels.rollback / len(outputs))
+    found = [_output(name, pairs, arms, most, shared) for name, arms in outputs.items()]
+    judged = [one for one in found if isinstance(one, MetricVerdict)]
+    if judged:
+        return max(judged, key=lambda one: (SEVERITY.index(one.outcome), _apart(one)))
+    return max(found, key=_apart)
+
+
+def _apart(found: MetricVerdict | Silent) -> float:
+    return abs(float(found.numbers["mean_difference"] or 0.0))
+
+
+def _output(
+    name: str,
+    pairs: pd.DataFrame,
+    arms: tuple[npt.NDArray[np.float64], ...],
+    most: float | None,
+    levels: Levels,
+) -> MetricVerdict | Silent:
+    """One output's numbers, the baseline's and the candidate's; *name* tells it from others and is empty for one alone."""
+    baseline, candidate = arms
     spread = float(np.nanstd(baseline))
+    what = f"mean difference of {name}" if name else "mean difference"
     difference = mean_by_request(pairs, _scaled(candidate - baseline, spread), "seq")
     mean = float(difference.mean())
     found: dict[str, float | int | str | None] = {
@@ -88,22 +112,22 @@ def _numbers(pairs: pd.DataFrame, most: float | None, levels: Levels) -> MetricV
         "max_mean_difference": most,
         "kind": "number",
     }
+    if name:
+        found["output"] = name
     if most is None:
-        return Silent(
-            METRIC, f"mean difference {mean:+.3f} sd of the baseline (n={difference.size}); reported only", found
-        )
+        return Silent(METRIC, f"{what} {mean:+.3f} sd of the baseline (n={difference.size}); reported only", found)
     low, high = mean_bounds(difference, alpha=levels.promote, low=-CLIP, high=CLIP)
     surely = mean_bounds(difference, alpha=levels.rollback, low=-CLIP, high=CLIP)
     found |= {"lower": low, "upper": high}
     if surely[0] > most or surely[1] < -most:
-        why = f"mean difference {mean:+.3f} sd beyond {most:g} sd (n={difference.size})"
+        why = f"{what} {mean:+.3f} sd beyond {most:g} sd (n={difference.size})"
         return MetricVerdict(METRIC, Outcome.ROLLBACK, why, found)
     if -most <= low and high <= most:
-        why = f"mean difference {mean:+.3f} sd within {most:g} sd (n={difference.size})"
+        why = f"{what} {mean:+.3f} sd within {most:g} sd (n={difference.size})"
         return MetricVerdict(METRIC, Outcome.PROMOTE, why, found)
     needs = _needs(mean, (high - low) / 2, most, difference.size)
     said = f"about {needs} more joined answers needed" if needs else "more of the same would not decide it"
-    why = f"mean difference {low:+.3f} to {high:+.3f} sd against {most:g} sd undecided (n={difference.size}); {said}"
+    why = f"{what} {low:+.3f} to {high:+.3f} sd against {most:g} sd undecided (n={difference.size}); {said}"
     return MetricVerdict(METRIC, Outcome.INCONCLUSIVE, why, found, needs)
 
 

@@ -38,7 +38,8 @@ def judge(evidence: Evidence, policy: DriftMetric, levels: Levels) -> MetricVerd
 def _predictions(
     evidence: Evidence, policy: DriftMetric, found: dict[str, float | int | str | None]
 ) -> MetricVerdict | Silent | None:
-    between = next((column for column in evidence.drift.predictions if column.column == BETWEEN_ARMS), None)
+    outputs = [column for column in evidence.drift.predictions if column.column.partition(": ")[0] == BETWEEN_ARMS]
+    between = max(outputs, key=lambda column: column.score, default=None)
     if between is not None:
         found |= {"prediction_drift": between.score, "prediction_rows": between.rows}
     most = policy.max_prediction_drift
@@ -51,7 +52,8 @@ def _predictions(
         return MetricVerdict(METRIC, Outcome.INCONCLUSIVE, why, found, policy.min_rows)
     if between.rows < policy.min_rows:
         return _too_few("prediction drift", between.rows, policy.min_rows, found)
-    words = f"prediction drift ({between.method}) {between.score:.3f}"
+    output = between.column.partition(": ")[2]
+    words = f"prediction drift{f' of {output}' if output else ''} ({between.method}) {between.score:.3f}"
     if between.score > most:
         return MetricVerdict(METRIC, Outcome.ROLLBACK, f"{words} > {most:g} (n={between.rows})", found)
     return MetricVerdict(METRIC, Outcome.PROMOTE, f"{words} <= {most:g} (n={between.rows})", found)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bentos.policy.metrics import LabelMetric
-from monitoring.evidence.values import as_classes, joined, kind_of, mean_by_request, numbers, without_pairs
+from monitoring.evidence.values import as_classes, by_output, joined, kind_of, mean_by_request, several, without_pairs
 from monitoring.interface import MetricVerdict, Outcome
 from monitoring.metrics.interface import Levels, Silent
 from monitoring.metrics.sequential import betting_process, mean_bounds, needs_more, rejects
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from monitoring.evidence.evidence import Evidence
 
 METRIC = "labels"
+NOT_ALIKE = (
+    "labels and answers differ in their form: one has several outputs a row. Name the labelled one in metrics.output, or"
+    " label each output"
+)
 
 
 def judge(evidence: Evidence, policy: LabelMetric, levels: Levels) -> MetricVerdict | Silent:
@@ -35,6 +39,8 @@ def judge(evidence: Evidence, policy: LabelMetric, levels: Levels) -> MetricVerd
     pairs = joined(evidence).dropna(subset=["label"])
     difference = paired(pairs, policy) if not pairs.empty else np.zeros(0)
     n = difference.size
+    if n and several(pairs["baseline"], pairs["candidate"]) != several(pairs["label"]):
+        return _undecided(policy, NOT_ALIKE, {"pairs": 0, "margin": policy.margin}, None)
     found: dict[str, float | int | str | None] = {"pairs": n, "margin": policy.margin}
     if n < policy.min_pairs:
         return _undecided(policy, f"{n} labelled pairs, {policy.min_pairs} needed", found, policy.min_pairs - n)
@@ -56,7 +62,8 @@ def judge(evidence: Evidence, policy: LabelMetric, levels: Levels) -> MetricVerd
 
 
 def paired(pairs: pd.DataFrame, policy: LabelMetric) -> npt.NDArray[np.float64]:
-    """loss(baseline) - loss(candidate) per labelled request, shape (n,), in label order."""
+    """loss(baseline) - loss(candidate) per labelled request, shape (n,), in label order; numeric losses are the mean of all
+    outputs'."""
     loss = policy.loss
     if loss == "auto":
         loss = "zero_one" if kind_of(pairs["baseline"], pairs["candidate"]) == "class" else "absolute"
@@ -64,8 +71,10 @@ def paired(pairs: pd.DataFrame, policy: LabelMetric) -> npt.NDArray[np.float64]:
         truth = as_classes(pairs["label"])
         losses = [(as_classes(pairs[arm]) != truth).astype(np.float64) for arm in ("baseline", "candidate")]
     else:
-        label, power = numbers(pairs["label"]), 1 if loss == "absolute" else 2
-        losses = [_numeric(numbers(pairs[arm]) - label, power, policy.scale) for arm in ("baseline", "candidate")]
+        power = 1 if loss == "absolute" else 2
+        outputs = by_output(pairs["baseline"], pairs["candidate"], pairs["label"]).values()
+        of_outputs = [[_numeric(arm - label, power, policy.scale) for arm in arms] for *arms, label in outputs]
+        losses = list(np.mean(of_outputs, axis=0))
     return mean_by_request(pairs, losses[0] - losses[1], "label_seq")
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from monitoring.evidence.evidence import Evidence
-from monitoring.evidence.values import as_classes, kind_of, numbers
+from monitoring.evidence.values import as_classes, by_output, kind_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,8 +95,9 @@ def _differs(joined: pd.DataFrame) -> npt.NDArray[np.bool_]:
         return np.zeros(0, dtype=bool)
     if kind_of(joined["baseline"], joined["candidate"]) == "class":
         return np.asarray(as_classes(joined["baseline"]) != as_classes(joined["candidate"]))
-    left, right = numbers(joined["baseline"]), numbers(joined["candidate"])
-    return np.asarray(~np.isclose(left, right, rtol=1e-9, atol=1e-12, equal_nan=True))
+    outputs = by_output(joined["baseline"], joined["candidate"]).values()
+    apart = [~np.isclose(a, b, rtol=1e-9, atol=1e-12, equal_nan=True) for a, b in outputs]
+    return np.asarray(np.any(apart, axis=0))
 
 
 def _quantiles(values: pd.Series[float]) -> tuple[float, float, float] | None:

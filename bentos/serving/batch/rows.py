@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from bentos.serving.batch.source import BatchError
-from bentos.serving.batch.tables import answers, from_arrow, from_text, typed
+from bentos.serving.batch.tables import answers, from_arrow, from_text, together, typed
 from bentos.serving.inputs.plan import InputPlan
 from bentos.serving.inputs.rows import InputRows
 from bentos.serving.inputs.signature import InputError
@@ -56,15 +56,17 @@ def score_parts(
     if not done:
         return None, reasons
     kept = table.take(pa.array(np.concatenate(taken)))
-    predicted = pa.concat_tables(done, promote_options="permissive")
+    predicted = together(done)
     return beside(typed(kept, runner.plan) if text else kept, predicted), reasons
 
 
 def answer(runner: ModelRunner, data: InputRows, probabilities: bool) -> Prediction:
     """What the model answers, one answer a row. Raises what the runner does, and BatchError for another number."""
     prediction = runner.answer(data, runner.plan.coerce_params(None), probabilities=probabilities)
-    if prediction.rows != data.rows:
-        raise BatchError(f"the model answered {prediction.rows} rows to {data.rows}: batch needs one answer a row")
+    for name, array in prediction.outputs().items():
+        if len(array) != data.rows:
+            found = f"{len(array)} rows to {data.rows}" + ("" if name == "prediction" else f" in {name!r}")
+            raise BatchError(f"the model answered {found}: batch needs one answer a row")
     return prediction
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bentos.serving.batch.source import BatchError
 from bentos.serving.inputs.columns import parse_text
 from bentos.serving.inputs.plan import InputPlan
 from bentos.serving.inputs.rows import InputRows
-from bentos.serving.inputs.scalars import FLOATS, INTEGERS
+from bentos.serving.inputs.scalars import FLOATS, INTEGERS, objects
 from bentos.serving.inputs.signature import Column
 from bentos.serving.model.interface import Prediction
 
@@ -68,13 +70,56 @@ def typed(table: pa.Table, plan: InputPlan, data: InputRows | None = None) -> pa
 
 
 def answers(prediction: Prediction) -> pa.Table:
-    """A prediction as columns: ``prediction`` or its named outputs, and ``probability_<class>`` where it has them."""
-    columns = {name: _column(array) for name, array in prediction.outputs().items()}
+    """A prediction as columns: ``prediction`` or its named outputs, and ``probability_<class>`` where it has them.
+
+    Outputs of different lengths are no rows: they make one, with each output whole. Raises BatchError for values that no
+    column holds.
+    """
+    columns = {name: _column(array, name) for name, array in rows_of(prediction).items()}
     if prediction.probabilities is not None:
         labels = prediction.classes or tuple(range(prediction.probabilities.shape[1]))
         for i, label in enumerate(labels):
             columns[f"probability_{label}"] = pa.array(np.ascontiguousarray(prediction.probabilities[:, i]))
     return pa.table(columns)
+
+
+def rows_of(prediction: Prediction) -> dict[str, np.ndarray]:
+    """The outputs by name, each with one value a row; one row of whole outputs where these differ in length."""
+    values = prediction.values
+    if isinstance(values, dict) and len({array.shape[:1] for array in values.values()}) > 1:
+        return {name: objects([array.tolist()]) for name, array in values.items()}
+    return prediction.outputs()
+
+
+def joined(predictions: Sequence[Prediction]) -> Prediction:
+    """The rows of *predictions* of one model, one after the other. Raises BatchError where their outputs differ."""
+    parts = [rows_of(prediction) for prediction in predictions]
+    if other := next((part for part in parts if part.keys() != parts[0].keys()), None):
+        raise BatchError(f"the model answers {sorted(parts[0])} to some rows and {sorted(other)} to others")
+    values = {name: _stacked([part[name] for part in parts]) for name in parts[0]}
+    if any(prediction.probabilities is None for prediction in predictions):
+        return Prediction(values)
+    return Prediction(
+        values,
+        np.concatenate([p.probabilities for p in predictions if p.probabilities is not None]),
+        predictions[0].classes,
+    )
+
+
+def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Arrays one after the other, as one of objects where their kinds or widths differ."""
+    kinds = {"n" if array.dtype.kind in "iuf" else array.dtype.kind for array in arrays}
+    if len(kinds) == 1 and len({array.shape[1:] for array in arrays}) == 1:
+        return np.concatenate(arrays)
+    return objects([item for array in arrays for item in array.tolist()])
+
+
+def together(parts: Sequence[pa.Table]) -> pa.Table:
+    """Tables of answers after one another. Raises BatchError where they are of types that make no column."""
+    try:
+        return pa.concat_tables(parts, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise BatchError(f"the model answers some rows with other types than the rest: {error}") from error
 
 
 def _values(column: pa.ChunkedArray, wanted: Column | None) -> Any:
@@ -131,16 +176,25 @@ def _parse_cells(column: pa.ChunkedArray, kind: str) -> Any:
     return parse_text(column.to_pylist(), kind)
 
 
-def _column(array: np.ndarray) -> pa.Array:
+def _column(array: np.ndarray, name: str) -> pa.Array:
     if array.ndim == 1 and array.dtype.kind not in "OUS":
         return pa.array(array)
     if array.ndim == 1 and (array.dtype.kind == "U" or {str} <= set(map(type, array)) <= {str, type(None)}):
         return pa.array(array, pa.string(), from_pandas=False)
-    return pa.array([_plain(item) for item in (array.tolist() if array.ndim > 1 or array.dtype.kind != "O" else array)])
+    try:
+        return pa.array(
+            [_plain(item) for item in (array.tolist() if array.ndim > 1 or array.dtype.kind != "O" else array)]
+        )
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError) as error:
+        raise BatchError(
+            f"the model's output {name!r} is of values that no column holds: {error}. Answer with one type, as texts"
+        ) from error
 
 
 def _plain(value: Any) -> Any:
-    """Keys of dicts become text, arrays lists: what Arrow can hold."""
+    """Keys of dicts become text, arrays and tuples lists: what Arrow can hold."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value

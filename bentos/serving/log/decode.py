@@ -38,7 +38,7 @@ def decode_request(kind: str, content_type: str, header_length: int, body: bytes
 def decode_response(kind: str, content_type: str, header_length: int, body: bytes) -> np.ndarray:
     """The predictions of a logged answer, one element or row a predicted row; null numbers are NaN.
 
-    Several answers a row (records, or several V2 outputs) come as an object array of dicts. ``predict_proba`` is left
+    Several outputs a row (records, arrays by name, or several V2 outputs) come as an object array of dicts. ``predict_proba`` is left
     out; see ``decode_outputs``. Raises WireError for a body that is no answer.
     """
     if kind in ("v2", "grpc"):
@@ -51,18 +51,18 @@ def decode_response(kind: str, content_type: str, header_length: int, body: byte
         return npy.read(body)
     if content_type == arrow_stream.MEDIA_TYPE:
         return _one(arrow_stream.read(body))
-    values = parse_object(body, "answer").get("predictions")
-    if not isinstance(values, list):
-        values = [values]
+    values = invocations.answer_rows(parse_object(body, "answer").get("predictions"))
     if values and all(isinstance(row, dict) and len(row) == 1 for row in values):
         values = [next(iter(row.values())) for row in values]
     return as_array(values)
 
 
 def _one(outputs: Mapping[str, Any]) -> np.ndarray:
-    """The only output, or a dict a row."""
+    """The only output, or a dict a row; a single dict of whole outputs where these differ in length."""
     if len(outputs) == 1:
         return np.asarray(next(iter(outputs.values())))
+    if len(set(map(len, outputs.values()))) > 1:
+        return objects([{name: np.asarray(values).tolist() for name, values in outputs.items()}])
     names = list(outputs)
     return objects([dict(zip(names, row, strict=True)) for row in zip(*outputs.values(), strict=True)])
 

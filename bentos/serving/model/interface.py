@@ -36,7 +36,8 @@ class Prediction:
 
     ``values`` is an array whose first dimension is rows, or named outputs: a dict of arrays, or a pandas DataFrame where
     the model itself answers one. ``table`` says that a dict's arrays are columns of one table, one value a row: MLflow
-    answers a DataFrame there, so MLflow's JSON has records; without it they are tensors, and the JSON has a list by name.
+    answers a DataFrame there, so MLflow's JSON has records; without it they are tensors, and the JSON has a list by name,
+    or a single value where the array has no dimension.
     ``probabilities`` is [rows x classes] and ``classes`` their labels, both None where the model has none, or was not asked.
     """
 
@@ -48,12 +49,14 @@ class Prediction:
     @property
     def rows(self) -> int:
         """The number of rows answered."""
-        return len(next(iter(self.values.values()))) if isinstance(self.values, dict) else len(self.values)
+        if not isinstance(self.values, dict):
+            return len(self.values)
+        return next((len(array) for array in self.values.values() if array.ndim), 1)
 
     def outputs(self) -> dict[str, np.ndarray]:
         """The named outputs as arrays; a nameless answer is called ``prediction``."""
         if isinstance(self.values, dict):
-            return self.values
+            return {name: np.atleast_1d(array) for name, array in self.values.items()}
         if isinstance(self.values, np.ndarray):
             return {"prediction": self.values}
         return {str(name): self.values[name].to_numpy() for name in self.values.columns}
@@ -62,7 +65,7 @@ class Prediction:
         """The answers to rows from ``start`` up to ``stop``: how a batch's answers go back to its requests."""
         values: Values
         if isinstance(self.values, dict):
-            values = {name: array[start:stop] for name, array in self.values.items()}
+            values = {name: array[start:stop] if array.ndim else array for name, array in self.values.items()}
         else:
             values = self.values[start:stop]
         probabilities = None if self.probabilities is None else self.probabilities[start:stop]

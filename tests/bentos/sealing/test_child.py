@@ -88,7 +88,9 @@ def test_named_probabilities_equal_the_runners(tmp_path):
     folder = logistic(tmp_path / "m")
     frame = numbers(30, seed=2)
     frame.to_parquet(tmp_path / "in.parquet")
-    run_predict(PYTHON, Path.cwd(), folder, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    run_predict(
+        PYTHON, Path.cwd(), folder, tmp_path / "in.parquet", tmp_path / "out.parquet", chunk=12, probabilities=True
+    )
     found = pd.read_parquet(tmp_path / "out.parquet")
     wanted = ModelRunner.load(folder).predict(frame, probabilities=True)
     assert np.array_equal(found["prediction"], wanted.values)

@@ -79,7 +79,7 @@ def test_equal_inputs_give_the_same_bento_and_the_sealed_one_answers(model, kept
 
     rows, answers = tmp_path / "rows.parquet", tmp_path / "answers.parquet"
     frame(200, seed=7).to_parquet(rows)
-    run_predict(Path(sys.executable), one.source, one.path, rows, answers)
+    run_predict(Path(sys.executable), one.source, one.path, rows, answers, probabilities=True)
     import pandas as pd
 
     wanted = ModelRunner.load(model).predict(frame(200, seed=7), probabilities=True)

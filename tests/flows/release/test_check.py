@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from flows.release.check import encode, sample, spread
+from bentos.serving.wire.scoring.invocations import answer_rows
+from flows.release.check import chunk_of, encode, sample
 
 
 def test_rows_go_as_dataframe_split_with_nothing_lost() -> None:
@@ -38,14 +39,27 @@ def test_tensors_go_as_inputs() -> None:
 @pytest.mark.parametrize(
     ("answers", "rows"),
     [
-        ([1, 0], [[1], [0]]),
+        ([1, 0], [1, 0]),
         ([[0.5, 0.5], [1, 0]], [[0.5, 0.5], [1, 0]]),
-        ([{"b": 2, "a": [1, 3]}], [[1, 3, 2]]),
-        ([{"prediction": np.array([[1, 2]])}], [[1, 2]]),
+        ([{"b": 2, "a": [1, 3]}], [{"b": 2, "a": [1, 3]}]),
+        ({"a": [1, 2], "b": [[1, 2], [3, 4]]}, [{"a": 1, "b": [1, 2]}, {"a": 2, "b": [3, 4]}]),
+        ({"a": [1, 2], "b": ["one"]}, [{"a": [1, 2], "b": ["one"]}]),
+        ({"a": [1, 2], "b": "one"}, [{"a": [1, 2], "b": "one"}]),
+        ({"mean": 0.5}, [{"mean": 0.5}]),
+        ({}, [{}]),
+        (0.5, [0.5]),
+        ("late", ["late"]),
+        (None, [None]),
+        ([], []),
     ],
 )
-def test_answers_are_spread_however_they_are_nested(answers: list[object], rows: list[list[object]]) -> None:
-    assert spread(answers).to_numpy().tolist() == rows
+def test_answers_are_one_a_row_in_whatever_form_they_come(answers: object, rows: list[object]) -> None:
+    assert answer_rows(answers) == rows
+
+
+@pytest.mark.parametrize(("rows", "chunk"), [(1, 1), (100, 100), (101, 51), (201, 67), (2000, 100), (0, 0)])
+def test_a_check_has_no_small_request_at_its_end(rows: int, chunk: int) -> None:
+    assert chunk_of(rows) == chunk
 
 
 def test_a_sample_is_even_and_the_same_every_time() -> None:

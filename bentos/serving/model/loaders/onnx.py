@@ -80,7 +80,8 @@ class OnnxPredictor:
         values than rows keeps its shape. Tensors are answered by tensors.
         """
         found = dict(zip(self.outputs, self.session.run(self.outputs, self._feed(data)), strict=True))
-        arrays = {name: np.asarray(value) for name, value in found.items()}  # ZipMap's list of dicts: an object array
+        # ZipMap's list of dicts: an object array; a single number for all rows: an array of one
+        arrays = {name: np.atleast_1d(np.asarray(value)) for name, value in found.items()}
         if data.tensors is None:
             arrays = {name: a.reshape(-1) if a.size == data.rows else a for name, a in arrays.items()}
         table = data.tensors is None and all(array.ndim == 1 for array in arrays.values())

@@ -236,6 +236,20 @@ def _csv_rows(body: bytes) -> Iterator[tuple[int, list[list[str]]]]:
         raise WireError(f"body: expected CSV in UTF-8 with a header line, found {error}") from None
 
 
+def answer_rows(predictions: Any) -> list[Any]:
+    """What ``predictions`` of an answer says, one element an answered row.
+
+    An array has one element a row; an object of arrays of one length has a row's values under the same place of each (a
+    record a row). Anything else, as a number or an object of single values, is one answer to the whole request.
+    """
+    if isinstance(predictions, list):
+        return predictions
+    columns = list(predictions.values()) if isinstance(predictions, dict) else [predictions]
+    if not all(isinstance(column, list) for column in columns) or len(set(map(len, columns))) != 1:
+        return [predictions]
+    return [dict(zip(predictions, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
 def jsonable(values: Any) -> Any:
     """What a model answered as lists, numbers, texts and records.
 
@@ -250,9 +264,17 @@ def jsonable(values: Any) -> Any:
         return {name: jsonable(value) for name, value in values.items()}
     if not isinstance(values, np.ndarray):
         return values
-    if values.dtype.kind not in "biuf" or values.dtype.itemsize > 8:
+    if values.dtype.kind == "M":
+        return [_time(value) for value in values] if values.ndim == 1 else values.tolist()
+    if not values.ndim or values.dtype.kind not in "biuf" or values.dtype.itemsize > 8:
         return values.tolist()
     return np.ascontiguousarray(values, dtype=np.float64 if values.dtype.kind == "f" else None)
+
+
+def _time(value: Any) -> Any:
+    """A time as MLflow writes those of a data frame: ISO text, with the digits that it needs."""
+    whole = value.astype("datetime64[us]")
+    return whole.item() if np.isnat(value) or whole == value else str(value)
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,7 @@ from bentos.serving.inputs.scalars import objects
 from bentos.serving.inputs.signature import Signature
 from bentos.serving.wire.interface import Body, WireError
 from bentos.serving.wire.v2.rest import PROBABILITIES, InferCall, asked_outputs, bind, infer_call
-from bentos.serving.wire.v2.tensors import DTYPES, check_tensor, from_bytes, to_bytes
+from bentos.serving.wire.v2.tensors import DTYPES, as_bytes, check_tensor, from_bytes, to_bytes
 
 CONTENT_TYPE = "application/x-protobuf"  # a message by itself, without gRPC's frame
 # Datatype → the field of InferTensorContents, and the type its elements have there. FP16 travels raw only.
@@ -153,7 +153,7 @@ def encode(call: InferCall, values: Any, probabilities: np.ndarray | None, model
 def _to_contents(contents: Any, array: np.ndarray, datatype: str) -> None:
     values = array.reshape(-1).tolist()
     if datatype == "BYTES":
-        values = [v if isinstance(v, bytes) else b"" if v is None else str(v).encode() for v in values]
+        values = [as_bytes(value) for value in values]
     getattr(contents, _CONTENTS[datatype][0]).extend(values)
 
 

@@ -244,7 +244,7 @@ def named_outputs(values: Any) -> dict[str, np.ndarray]:
     if hasattr(values, "columns") and hasattr(values, "to_numpy"):
         return {str(name): values[name].to_numpy() for name in values.columns}
     if isinstance(values, dict):
-        return {str(name): np.asarray(value) for name, value in values.items()}
+        return {str(name): np.atleast_1d(value) for name, value in values.items()}
     if hasattr(values, "to_numpy"):
         values = values.to_numpy()
     try:

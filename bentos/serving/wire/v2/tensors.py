@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import orjson
 
 from bentos.serving.inputs.scalars import objects
 from bentos.serving.wire.interface import WireError, kind_of
@@ -34,6 +35,7 @@ DTYPES = {
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items() if name != "BYTES"}
 _LENGTH = struct.Struct("<I")
+_OBJECTS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 _LARGEST = 1 << 40
 
 
@@ -167,9 +169,21 @@ def to_bytes(array: np.ndarray, datatype: str) -> bytes:
     """*array* raw."""
     if datatype != "BYTES":
         return array.astype(DTYPES[datatype], copy=False).tobytes()
-    parts = [value if isinstance(value, bytes) else _text(value).encode() for value in array.reshape(-1)]
+    parts = [as_bytes(value) for value in array.reshape(-1)]
     return b"".join(part for value in parts for part in (_LENGTH.pack(len(value)), value))
 
 
+def as_bytes(value: Any) -> bytes:
+    """An element of BYTES."""
+    return value if isinstance(value, bytes) else _text(value).encode()
+
+
 def _text(value: Any) -> str:
+    """Texts as they are, null as none; records and arrays as JSON."""
+    if isinstance(value, dict | list | tuple | np.ndarray):
+        return orjson.dumps(value, default=_plain, option=_OBJECTS).decode()
     return "" if value is None else str(value)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
