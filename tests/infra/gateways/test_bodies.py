@@ -104,7 +104,9 @@ def test_many_long_bodies_at_once_cost_no_more_memory_than_allowed(make_gateway,
         stop.set()
         for thread in threads:
             thread.join(timeout=30)
-        assert highest < 750 * MIB, "of 944 MiB sent: the allowed 300, what Envoy is itself, and what comes between two looks at it"
+        assert highest < 750 * MIB, (
+            "of 944 MiB sent: the allowed 300, what Envoy is itself, and what comes between two looks at it"
+        )
         assert ends["refused"], ends
         deadline = time.monotonic() + 10
         while (found := _ask(port, path_of(plan), b"{}")) == 503 and time.monotonic() < deadline:
