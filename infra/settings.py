@@ -53,6 +53,11 @@ class StackSettings(BaseSettings):
         ge=256,
         description="Memory that the gateway may hold, in MiB. Near it new requests get 503 and long bodies are cut off.",
     )
+    mlflow_pages: str | None = Field(
+        None,
+        pattern=r"^https?://[^/@\s?#]+(/[^\s?#]*)?$",
+        description="Where browsers reach MLflow, http(s)://host[:port], for links; None: as the stack does.",
+    )
     receiver_port: int = Field(18081, ge=1, le=65535, description="Port of the webhook receiver and the reports.")
     policies: Path | None = Field(
         None, description="Folder of release policies, <model>.yaml and default.yaml; None: the built-in defaults."

@@ -24,6 +24,7 @@ from examples.flights.report import DemoReport, ReleaseRow, table, write_report
 from examples.flights.sent import last_answer, read_sent
 from examples.flights.train import MODEL, register, train
 from infra.gateways.interface import TransientGatewayError
+from infra.pages import run_page, without_login
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -196,9 +197,11 @@ def run_demo(settings: StackSettings, *, keep: bool, console: Console, target: s
     for line in (*report.notes, *report.problems):
         console.print(line, style="bold red" if line in report.problems else None, highlight=False)
     for name, url in (report.urls or {}).items():
-        console.print(f"{name}: {url}", highlight=False)
+        console.print(f"{name}: {url}", highlight=False, soft_wrap=True)
     if not keep:
-        console.print("The stack is down again; `make demo KEEP=1` or `shipway demo --keep` leaves it up.")
+        console.print(
+            "The stack is down again: `shipway up` opens these pages, `shipway demo --keep` leaves them open."
+        )
     return report
 
 
@@ -259,7 +262,12 @@ def conclude(
 ) -> DemoReport:
     """The report of what was released and sent; *problems* grow by every verdict that is not the expected one."""
     found = list(problems)
-    rows = tuple(row_of(ended, sent) for ended in releases)
+    rows = tuple(
+        replace(
+            row_of(ended, sent), mlflow_page=run_page(urls["MLflow"], ended.release.experiment_id, ended.release.run_id)
+        )
+        for ended in releases
+    )
     for ended, row in zip(releases, rows, strict=True):
         act, stage = ended.act, ended.release.facts.get("decided_stage", "")
         if row.verdict != act.expected:
@@ -346,10 +354,10 @@ def clear_home(settings: StackSettings) -> None:
 def _pages(settings: StackSettings, servers: Any) -> dict[str, str]:
     """What to look at."""
     return {
-        "Prefect": servers.prefect_api.removesuffix("/api"),
-        "MLflow": servers.mlflow,
-        "Reports": f"{settings.receiver_url}/reports",
-        "Report": str(settings.root / "demo" / "report.html"),
+        "Prefect": without_login(servers.prefect_api.removesuffix("/api")),
+        "MLflow": without_login(settings.mlflow_pages or servers.mlflow),
+        "Releases": f"{settings.receiver_url}/reports",
+        "Report": (settings.root / "demo" / "report.html").as_uri(),
     }
 
 

@@ -31,6 +31,7 @@ class ReleaseRow:
     candidate_failed: int
     seconds_to_last_bad_answer: float
     mlflow_run_id: str
+    mlflow_page: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ th { text-align: left; } td.n { text-align: right; font-variant-numeric: tabular
 answered in its place. The last column is the time from the decision to the last answer of the losing arm.</p>
 {% if report.problems %}<h2>Problems</h2><ul>{% for one in report.problems %}<li class="bad">{{ one }}</li>{% endfor %}</ul>{% endif %}
 <ul>{% for one in report.notes %}<li>{{ one }}</li>{% endfor %}
-{% for row in report.releases %}<li>version {{ row.version }}: MLflow run {{ row.mlflow_run_id }}</li>{% endfor %}
+{% for row in report.releases %}<li>version {{ row.version }}: MLflow run
+{% if row.mlflow_page %}<a href="{{ row.mlflow_page }}">{{ row.mlflow_run_id }}</a>{% else %}{{ row.mlflow_run_id }}{% endif %}</li>{% endfor %}
 {% for name, url in (report.urls or {}).items() %}<li>{{ name }}: <a href="{{ url }}">{{ url }}</a></li>{% endfor %}</ul>
 </body></html>
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flows.release.watch import kept_verdicts
+from infra.pages import report_path, run_page
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,13 +21,16 @@ def publish(line: Line, release: Release) -> tuple[str, dict[str, str]]:
 
     folder = line.scratch / release.run_id
     verdicts, summaries = kept_verdicts(folder), _summaries(folder)
-    run = f"{line.ledger.tracking_uri}/#/experiments/{_experiment(line, release)}/runs/{release.run_id}"
-    base = f"{line.settings.receiver_url}/reports/{release.model}/{release.run_id}"
-    links = {"mlflow run": run, "report": f"{base}/report.html"}
+    run = run_page(line.settings.mlflow_pages or line.ledger.tracking_uri, release.experiment_id, release.run_id)
+
+    def page_url(name: str) -> str:
+        return f"{line.settings.receiver_url}/{report_path(release.model, release.run_id, name)}"
+
+    links = {"mlflow run": run, "report": page_url("report.html")}
     drift = sorted((folder / "drift").glob("*.html"))
     for page in drift:
         line.store.put(f"{release.model}/{release.run_id}/drift-{page.name}", page)
-        links[f"drift {page.stem}"] = f"{base}/drift-{page.name}"
+        links[f"drift {page.stem}"] = page_url(f"drift-{page.name}")
     moments = [
         Moment(float(release.facts[fact]), what)
         for fact, what in (("decided_at", f"decided: {release.reason}"), ("committed_at", "the alias was moved"))
@@ -45,7 +49,3 @@ def _summaries(folder: Path) -> list[Summary]:
 
     kept = sorted((folder / "evidence").glob("*/evidence.json"), key=lambda path: path.stat().st_mtime_ns)
     return [summarise(load(path.parent), path.parent.name) for path in kept]
-
-
-def _experiment(line: Line, release: Release) -> str:
-    return line.ledger.runs.get(release.run_id).experiment

@@ -8,7 +8,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
@@ -16,13 +15,13 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
-from starlette.staticfiles import StaticFiles
+from starlette.routing import Route
 
 from infra.receiver.flow_runs import FlowRuns, RunRefusedError, RunsUnavailable
+from infra.receiver.index import Index
 from infra.receiver.late_labels import LabelError, LabelLog, LabelLogError, parse_labels
+from infra.receiver.releases import Releases
 from infra.receiver.webhooks import PATH, ForgedWebhookError, StaleWebhookError, verify
-from infra.stores.folder import FolderStore
 from infra.stores.interface import Store
 from infra.stores.serve import StoredFiles
 
@@ -80,10 +79,17 @@ class _Seen:
 
 
 def create_app(
-    *, runs: FlowRuns, secret: str, reports: Path | Store, labels: LabelLog, clock: Callable[[], float] = time.time
+    *,
+    runs: FlowRuns,
+    secret: str,
+    reports: Store,
+    releases: Releases,
+    labels: LabelLog,
+    clock: Callable[[], float] = time.time,
 ) -> Starlette:
-    """The receiver's app. *secret* signs the webhooks, *reports* is served read-only, *clock* gives unix seconds."""
-    outcomes = Outcomes()
+    """The receiver's app. *secret* signs the webhooks, *reports* is served read-only under an index of *releases*, *clock*
+    gives unix seconds."""
+    outcomes, index = Outcomes(), Index(releases, reports)
     webhooks = _Webhooks(runs, secret, clock, outcomes)
     return Starlette(
         routes=[
@@ -92,16 +98,13 @@ def create_app(
             Route("/healthz", _healthz),
             Route("/stats", _stats(outcomes)),
             Route("/metrics", _metrics(outcomes)),
-            _reports(reports.folder if isinstance(reports, FolderStore) else reports),
+            Route("/", index.elsewhere),
+            Route("/reports", index.answer),
+            Route("/reports/", index.elsewhere),
+            Route("/reports/{key:path}", StoredFiles(reports).answer),
         ],
         exception_handlers={HTTPException: _http_error},
     )
-
-
-def _reports(reports: Path | Store) -> BaseRoute:
-    if isinstance(reports, Path):
-        return Mount("/reports", StaticFiles(directory=reports, html=True, check_dir=False))
-    return Route("/reports/{key:path}", StoredFiles(reports).answer)
 
 
 async def read_body(request: Request, limit: int) -> bytes:

@@ -13,6 +13,7 @@ from pathlib import Path
 from infra.stores.interface import (
     MissingFileError,
     Opened,
+    OutsideError,
     PermanentStoreError,
     Stored,
     TransientStoreError,
@@ -101,7 +102,7 @@ class FolderStore:
     def _place(self, key: str) -> Path:
         place = (self.folder / checked_key(key, self)).resolve()
         if not place.is_relative_to(self.folder.resolve()):  # by a link
-            raise PermanentStoreError(f"store {self}: key {key!r} leads outside it; expected a relative path.")
+            raise OutsideError(f"store {self}: key {key!r} leads outside it; expected a relative path.")
         return place
 
     @staticmethod

@@ -3,7 +3,8 @@
 StoreError
 ├── TransientStoreError      the store is away
 └── PermanentStoreError      it refuses, or cannot be used as asked
-    └── MissingFileError     no file has that key
+    ├── MissingFileError     no file has that key
+    └── OutsideError         no file can have that key
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ class PermanentStoreError(StoreError, PermanentError):
 
 class MissingFileError(PermanentStoreError):
     """No file has that key."""
+
+
+class OutsideError(PermanentStoreError):
+    """The key leads outside the store, or is none."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +105,9 @@ def checked_key(key: str, store: object) -> str:
     """*key*, if it stays inside a store. Raises PermanentStoreError."""
     parts = key.split("/")
     if not key or key.startswith("/") or any(part in ("", ".", "..") for part in parts):
-        raise PermanentStoreError(f"store {store}: key {key!r} leads outside it; expected a relative path.")
+        raise OutsideError(f"store {store}: key {key!r} leads outside it; expected a relative path.")
     if "\\" in key or not key.isprintable() or len(key.encode()) > 900:
-        raise PermanentStoreError(
+        raise OutsideError(
             f"store {store}: key {key[:80]!r} cannot be used; expected a relative path with forward slashes, printable, "
             "of at most 900 bytes."
         )

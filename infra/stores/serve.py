@@ -13,6 +13,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from infra.stores.interface import (
     MissingFileError,
     Opened,
+    OutsideError,
     Store,
     StoreError,
     TransientStoreError,
@@ -46,26 +47,23 @@ class StoredFiles:
             return PlainTextResponse("the store refuses; the receiver's log says why\n", 503)
         if opened is None:
             return PlainTextResponse("not found\n", 404)
+        kind = content_type(key)
         tag = f'"{opened.stored.tag}"'
         headers = {"etag": tag, "last-modified": formatdate(opened.stored.modified, usegmt=True)}
-        if request.headers.get("if-none-match") == tag or request.method == "HEAD":
+        if request.method == "GET" and request.headers.get("if-none-match") == tag:
             opened.close()
-            if request.method != "HEAD":
-                return Response(status_code=304, headers=headers)
-            headers["content-length"] = str(opened.stored.size)
-            return Response(headers=headers, media_type=content_type(key))
+            return Response(status_code=304, headers=headers)
         headers["content-length"] = str(opened.stored.size)
-        return StreamingResponse(_blocks(opened), headers=headers, media_type=content_type(key))
+        if request.method == "HEAD":
+            opened.close()
+            return StreamingResponse((), headers=headers, media_type=kind)
+        return StreamingResponse(_blocks(opened), headers=headers, media_type=kind)
 
     def _open(self, key: str) -> Opened | None:
         """None where there is no such file, or no file can have that key."""
         try:
-            checked_key(key, self._store)
-        except StoreError:
-            return None
-        try:
-            return self._store.open(key)
-        except MissingFileError:
+            return self._store.open(checked_key(key, self._store))
+        except (MissingFileError, OutsideError):
             return None
 
 

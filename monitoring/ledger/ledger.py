@@ -124,9 +124,9 @@ class Ledger:
         """Every open release of every model."""
         return [release_of(run) for run in self._search(experiment("*"), running=True)]
 
-    def everything(self, model: str | None = None) -> list[Release]:
-        """Every release, open and closed, newest first; of all models where *model* is None."""
-        return [release_of(run) for run in self._search(experiment(model or "*"))]
+    def everything(self, model: str | None = None, limit: int = 1_000_000) -> list[Release]:
+        """The newest *limit* releases, open and closed, newest first; of all models where *model* is None."""
+        return [release_of(run) for run in self._search(experiment(model or "*"), limit=limit)]
 
     def get(self, run_id: str) -> Release:
         """The release of a run; raises UnknownRunError, or PermanentMonitoringError where the run is no release."""

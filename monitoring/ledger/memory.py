@@ -20,6 +20,7 @@ class MemoryRuns:
     def __init__(self) -> None:
         self.away: Exception | None = None
         self._runs: dict[str, Run] = {}
+        self._experiments: dict[str, str] = {}
         self._files: dict[tuple[str, str], bytes] = {}
         self.numbers: dict[str, list[tuple[str, float, int]]] = {}
         self._ids = itertools.count(1)
@@ -29,7 +30,9 @@ class MemoryRuns:
         self._reach()
         with self._lock:
             run_id = f"{next(self._ids):032x}"
-            run = Run(run_id, experiment, True, time.time_ns() // 1_000_000, None, f"memory:/{name}", dict(tags))
+            number = self._experiments.setdefault(experiment, str(len(self._experiments) + 1))
+            now = time.time_ns() // 1_000_000
+            run = Run(run_id, experiment, number, True, now, None, f"memory:/{name}", dict(tags))
             self._runs[run_id] = run
             return run
 
@@ -71,7 +74,10 @@ class MemoryRuns:
                 if run.params.get(key, value) != value:
                     raise PermanentMonitoringError(f"param {key} of run {run_id} is {run.params[key]}, not {value}")
             self._runs[run_id] = replace(
-                run, tags={**run.tags, **(tags or {})}, params={**run.params, **(params or {})}
+                run,
+                tags={**run.tags, **(tags or {})},
+                params={**run.params, **(params or {})},
+                numbers={**run.numbers, **(numbers or {})},
             )
             self.numbers.setdefault(run_id, []).extend((key, value, step) for key, value in (numbers or {}).items())
 

@@ -40,6 +40,8 @@ class Release:
     policy_source: str = ""
     record_hash: str = ""  # of the record, and its place in the model's chain, once closed
     sequence: int = 0
+    experiment_id: str = ""  # with the run's id it names the release's page in MLflow
+    numbers: Mapping[str, float] = field(default_factory=dict)  # of the last look at the evidence: ``<stage>.<what>``
 
     @property
     def name(self) -> str:
@@ -79,6 +81,8 @@ def release_of(run: Run) -> Release:
         policy_source=tags[f"{PREFIX}policy_source"],
         record_hash=tags.get(f"{PREFIX}record", ""),
         sequence=int(tags.get(f"{PREFIX}sequence", 0)),
+        experiment_id=run.experiment_id,
+        numbers=dict(run.numbers),
     )
 
 

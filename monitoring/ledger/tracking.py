@@ -33,12 +33,14 @@ class Run:
 
     run_id: str
     experiment: str
+    experiment_id: str
     running: bool
     started_ms: int
     ended_ms: int | None
     artifacts: str  # URI of the run's artifact folder
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
+    numbers: Mapping[str, float] = field(default_factory=dict)  # the last value of each
 
 
 class Runs(Protocol):
@@ -278,10 +280,12 @@ def _run(values: Mapping[str, Any], experiment: str) -> Run:
     return Run(
         run_id=info["run_id"],
         experiment=experiment,
+        experiment_id=str(info["experiment_id"]),
         running=info["status"] == "RUNNING",
         started_ms=int(info["start_time"]),
         ended_ms=int(info["end_time"]) if info.get("end_time") else None,
         artifacts=info["artifact_uri"],
         tags={tag["key"]: tag["value"] for tag in data.get("tags", [])},
         params={param["key"]: param["value"] for param in data.get("params", [])},
+        numbers={metric["key"]: float(metric["value"]) for metric in data.get("metrics", [])},
     )

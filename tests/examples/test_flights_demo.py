@@ -45,6 +45,7 @@ def ended(number: int) -> Ended:
         open=False,
         outcome=OUTCOMES[number],
         reason=f"reason <{number}>",
+        experiment_id="7",
     )
     return Ended(PLAN[number - 1], release, 100.0 * number, 100.0 * number + 100)
 
@@ -80,7 +81,7 @@ def test_a_demo_that_went_as_it_must_has_no_problem_and_exact_keys(tmp_path):
     assert (written["requests"], written["failed"], written["seconds"]) == (302, 0, 300.0)
     assert set(written["releases"][1]) == {
         *("version", "verdict", "reason", "requests", "failed", "candidate_failed"),
-        *("seconds_to_last_bad_answer", "mlflow_run_id"),
+        *("seconds_to_last_bad_answer", "mlflow_run_id", "mlflow_page"),
     }
     assert [row["verdict"] for row in written["releases"]] == ["PROMOTE", "PROMOTE", "ROLLBACK", "ROLLBACK"]
     assert [row["requests"] for row in written["releases"]] == [0, 101, 100, 101]
@@ -92,6 +93,7 @@ def test_the_page_is_self_contained_and_escapes(tmp_path):
     write_report(concluded(answers(tmp_path)), tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "reason &lt;3&gt;" in page and "<3>" not in page
+    assert 'href="http://m/#/experiments/7/runs/run3"' in page
     assert "<script" not in page and "<link" not in page and "src=" not in page
     console = Console(file=StringIO(), width=200)
     console.print(table(concluded(answers(tmp_path))))

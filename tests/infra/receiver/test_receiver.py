@@ -13,7 +13,9 @@ import pytest
 from infra.receiver.flow_runs import RunRefusedError, RunsUnavailable, StartedRun
 from infra.receiver.late_labels import LabelLog
 from infra.receiver.receiver import MAX_WEBHOOK_BYTES, create_app
+from infra.receiver.releases import ReleaseRow
 from infra.receiver.webhooks import PATH, sign
+from infra.stores.folder import FolderStore
 
 NOW = 1_700_000_000
 
@@ -37,6 +39,13 @@ class MemoryRuns:
         return StartedRun(before.id, created=False) if before else run
 
 
+class NoReleases:
+    """An empty ledger."""
+
+    def newest(self, limit: int, model: str | None = None) -> list[ReleaseRow]:
+        return []
+
+
 class Door:
     """The receiver's app, asked without a socket."""
 
@@ -48,7 +57,8 @@ class Door:
         self.app = create_app(
             runs=self.runs,
             secret="s",
-            reports=self.reports,
+            reports=FolderStore(self.reports),
+            releases=NoReleases(),
             labels=LabelLog(self.labels),
             clock=lambda: self.now,
         )
@@ -230,6 +240,7 @@ def test_reports_are_served_read_only(door):
         "/reports/%2e%2e/secret",
         "/reports/..%2fsecret",
         "/reports//etc/passwd",
+        "/reports/flights",
         "/reports/%2fetc%2fpasswd",
         "/reports/link",
         "/reports/flights%00",

@@ -17,7 +17,7 @@ from monitoring.interface import PermanentMonitoringError, TransientMonitoringEr
 from monitoring.ledger.ledger import BusyError, ClosedError, Ledger, Release
 from monitoring.ledger.memory import MemoryLedger, MemoryRuns
 from monitoring.ledger.record import digest, unseal
-from monitoring.ledger.tracking import UnknownRunError
+from monitoring.ledger.tracking import MlflowRuns, UnknownRunError
 
 OWNER = {"flow_run_id": "f-1", "pid": "11", "host": "here", "identity": "1.5"}
 Make = Callable[[], Ledger]
@@ -62,6 +62,28 @@ def test_open_reads_back(make: Make, model: str) -> None:
     assert ledger.attempts(model, "2") == 0
     assert ledger.policy(release) == ReleasePolicy()
     assert opened(ledger, f"{model}-first", baseline=None).baseline is None
+
+
+def test_a_release_knows_its_experiment_and_the_last_numbers(make: Make, model: str) -> None:
+    ledger = make()
+    release = opened(ledger, model)
+    assert release.experiment_id and release.numbers == {}
+    assert opened(ledger, f"{model}-other").experiment_id != release.experiment_id
+    for step, requests in ((1, 10.0), (2, 25.0)):
+        ledger.metrics(release, {"shadow.requests": requests}, step)
+    (found,) = make().releases(model)
+    assert (found.experiment_id, found.numbers) == (release.experiment_id, {"shadow.requests": 25.0})
+    if isinstance(ledger.runs, MlflowRuns):
+        where = f"{ledger.tracking_uri}/api/2.0/mlflow/experiments/get"
+        answer = httpx.get(where, params={"experiment_id": release.experiment_id}, trust_env=False)
+        assert answer.json()["experiment"]["name"] == f"releases/{model}"
+
+
+def test_the_newest_of_all_releases(make: Make, model: str) -> None:
+    ledger = make()
+    for number in range(3):
+        opened(ledger, f"{model}-{number}")
+    assert [release.model for release in ledger.everything(limit=2)] == [f"{model}-2", f"{model}-1"]
 
 
 def test_another_candidate_is_refused_naming_the_owner(make: Make, model: str) -> None:
