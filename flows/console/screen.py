@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -61,13 +64,15 @@ def status_view(found: dict[str, Any]) -> RenderableType:
     """What ``flows.console.status.look`` found, for people."""
     head = "up" if found["up"] else "running, not all parts are up" if found["running"] else "down"
     shown: list[RenderableType] = [
-        Text.assemble(("stack ", "bold"), head, f" at {found['home']}, logs in {found['home']}/logs"),
+        Text.assemble(("stack ", "bold"), head),
+        Text(f"{found['home']}, logs in logs/", overflow="fold"),
         _parts(found),
     ]
-    if found["models"]:
+    if found["models"] or found["plans"]:
         shown.append(_models(found))
+    shown += [_release(release) for release in found["releases"]]
     if found["deployments"]:
-        shown.append(_deployments(found))
+        shown.append(_WhereItFits(_deployments(found, addresses=True), _deployments(found, addresses=False)))
     shown += [Text(f"{what}: {why}", style="red") for what, why in found["problems"].items()]
     return Group(*shown)
 
@@ -93,13 +98,61 @@ def _restarts(part: dict[str, Any]) -> str:
 
 def _models(found: dict[str, Any]) -> Table:
     table = _table("model", "champion", "challenger", "previous", "live routes")
-    for model in found["models"]:
-        aliases = model["aliases"]
-        plan = found["plans"].get(model["name"])
+    known = {model["name"]: model["aliases"] for model in found["models"]}
+    for name in [*known, *(name for name in found["plans"] if name not in known)]:
+        aliases, none = known.get(name, {}), "-" if name in known else "?"
+        plan = found["plans"].get(name)
         routes = ", ".join(_arm(arm) for arm in plan["arms"]) if plan else "none"
-        names = (aliases.get("champion", "-"), aliases.get("challenger", "-"), aliases.get("previous", "-"))
-        table.add_row(model["name"], *names, routes)
+        table.add_row(name, *(aliases.get(alias, none) for alias in ("champion", "challenger", "previous")), routes)
     return table
+
+
+def _release(release: dict[str, Any]) -> Text:
+    """An open release in a few lines that may be wrapped between words."""
+    against = f"against {release['baseline']}" if release["baseline"] else "the first version"
+    share = f"{release['weight']:g} % of requests"
+    if release["mirror_percent"]:
+        share += f", copies of {release['mirror_percent']:g} %"
+    began = release["stage_since"]
+    now, waits = time.time(), release["waiting_until"]
+    stage = f"{release['stage']}{f' for {_span(now - began)}' if began is not None else ''}"
+    if waits is not None:
+        stage += f", a person has {_span(waits - now)} to answer"
+    seen = ", ".join(f"{count:,} {what.replace('_', ' ')}" for what, count in release["evidence"].items())
+    owner = release["owner"]
+    who = f"flow run {owner.get('flow_run_id', 'unknown')}"
+    if owner.get("pid") and release["owner_here"]:
+        who += f", pid {owner['pid']}"
+    gone = "" if release["owner_alive"] or waits is not None else ", which is gone"
+    return Text.assemble(
+        ("release ", "bold"),
+        f"{release['model']}/{release['version']}, {against}: ",
+        (stage, "yellow"),
+        f"; {share}\n",
+        f"  evidence so far: {seen or 'none'}\n",
+        f"  open for {_span(now - release['opened_at'])}, by {who}{gone}",
+    )
+
+
+def _span(length: float) -> str:
+    """So many seconds, in their two largest units."""
+    seconds = max(0, int(length))
+    for size, unit, smaller, smaller_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if seconds >= size:
+            return f"{seconds // size} {unit} {seconds % size // smaller} {smaller_unit}"
+    return f"{seconds} s"
+
+
+@dataclass(frozen=True)
+class _WhereItFits:
+    """*wide* where the screen has room for it on lines of its own, else *narrow*."""
+
+    wide: RenderableType
+    narrow: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        needed = Measurement.get(console, options.update(max_width=100_000), self.wide).maximum
+        yield self.wide if needed <= options.max_width else self.narrow
 
 
 def _arm(arm: dict[str, Any]) -> str:
@@ -107,11 +160,13 @@ def _arm(arm: dict[str, Any]) -> str:
     return f"{arm['name']} v{arm['version']} {arm['weight']} %{mirror}"
 
 
-def _deployments(found: dict[str, Any]) -> Table:
-    table = _table("deployment", "state", "runtime", "restarts", "address", "why")
+def _deployments(found: dict[str, Any], *, addresses: bool) -> Table:
+    reasons = any(each["reason"] for each in found["deployments"])
+    names = ["deployment", "state", "runtime", "restarts"]
+    table = _table(*names, *(["address"] if addresses else []), *(["why"] if reasons else []))
     for each in found["deployments"]:
-        state = _colored(each["state"])
-        table.add_row(each["name"], state, each["runtime"], str(each["restarts"]), each["address"], each["reason"])
+        row = [each["name"], _colored(each["state"]), each["runtime"], str(each["restarts"])]
+        table.add_row(*row, *([each["address"]] if addresses else []), *([each["reason"]] if reasons else []))
     return table
 
 

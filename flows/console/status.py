@@ -1,4 +1,4 @@
-"""``shipway status``: parts, models, routes and model servers as they are now; no import of mlflow or prefect."""
+"""``shipway status``: parts, models, routes, open releases and model servers as they are now; no import of mlflow or prefect."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from infra.settings import StackSettings
 from infra.stack.part import PartState
 from infra.stack.state import StackState, read_state
 
+MLFLOW_SECONDS = 3.0  # an answer that takes longer is none
+
 
 class UnknownModelError(PermanentError):
     """A model that neither the registry nor the gateway nor the target knows."""
 
 
 def look(environ: Mapping[str, str], model: str | None = None) -> dict[str, Any]:
-    """Everything there is to say, as plain values: running, up, urls, parts, models, plans, deployments, problems.
+    """Everything there is to say, as plain values: running, up, urls, parts, models, plans, releases, deployments, problems.
 
     Only *model*, when one is named. What cannot be asked is under ``problems`` with the reason, never left out
     silently. Raises UnknownModelError, SettingsError, StackError.
@@ -41,15 +43,22 @@ def look(environ: Mapping[str, str], model: str | None = None) -> dict[str, Any]
         "parts": _parts(state, running),
         "models": [],
         "plans": {},
+        "releases": [],
         "deployments": [],
         "problems": problems,
     }
     if settings.root.exists():
-        for key, ask in {"models": _models, "plans": _plans, "deployments": _deployments}.items():
+        asked = {"models": _models, "releases": _releases, "plans": _plans, "deployments": _deployments}
+        for key, ask in asked.items():
+            if key == "releases" and "models" in problems:
+                problems[key] = "open releases are not known while MLflow is away."
+                continue
             try:
                 found[key] = ask(settings, servers) if running or key == "deployments" else found[key]
             except ShipwayError as error:
                 problems[key] = str(error)
+        for release in found["releases"]:
+            release |= _share(found["plans"].get(release["model"]), release["version"])
     return _only(found, model) if model is not None else found
 
 
@@ -79,7 +88,7 @@ def _parts(state: StackState | None, running: bool) -> list[dict[str, Any]]:
 
 
 def _models(_: StackSettings, servers: Servers) -> list[dict[str, Any]]:
-    rest = MlflowRest(servers.mlflow, timeout=3.0)
+    rest = MlflowRest(servers.mlflow, timeout=MLFLOW_SECONDS)
     return [
         {
             "name": model["name"],
@@ -88,6 +97,18 @@ def _models(_: StackSettings, servers: Servers) -> list[dict[str, Any]]:
         }
         for model in rest.models()
     ]
+
+
+def _releases(settings: StackSettings, servers: Servers) -> list[dict[str, Any]]:
+    from flows.console.open_releases import open_releases
+
+    return open_releases(settings, servers, MLFLOW_SECONDS)
+
+
+def _share(plan: Mapping[str, Any] | None, version: str) -> dict[str, float]:
+    """What the gateway gives *version*, in percent of the requests and of their copies."""
+    mine = [arm for arm in plan["arms"] if arm["version"] == version] if plan is not None else []
+    return {name: sum(arm[name] for arm in mine) for name in ("weight", "mirror_percent")}
 
 
 def _plans(settings: StackSettings, _: Servers) -> dict[str, Any]:
@@ -126,7 +147,9 @@ def _only(found: dict[str, Any], model: str) -> dict[str, Any]:
     models = [each for each in found["models"] if each["name"] == model]
     plans = {name: plan for name, plan in found["plans"].items() if name == model}
     deployments = [each for each in found["deployments"] if each["model"] == model]
-    if not models and not plans and not deployments and "models" not in found["problems"] and found["running"]:
-        known = ", ".join(each["name"] for each in found["models"]) or "none"
-        raise UnknownModelError(f"model {model!r} is not registered in {found['urls']['mlflow']}; registered: {known}.")
-    return {**found, "models": models, "plans": plans, "deployments": deployments}
+    releases = [each for each in found["releases"] if each["model"] == model]
+    known = models or plans or releases or deployments
+    if not known and "models" not in found["problems"] and found["running"]:
+        names = ", ".join(each["name"] for each in found["models"]) or "none"
+        raise UnknownModelError(f"model {model!r} is not registered in {found['urls']['mlflow']}; registered: {names}.")
+    return {**found, "models": models, "plans": plans, "releases": releases, "deployments": deployments}

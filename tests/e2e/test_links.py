@@ -138,6 +138,37 @@ def test_every_address_of_status_answers(stack: Stack, release: Release, browser
     opened(browser, stack.settings.receiver_url, f"(?s)Releases.*{MODEL}")
 
 
+def test_an_open_release_in_status_leads_to_its_run(stack: Stack, release: Release, browser: Browser) -> None:
+    write_policy(
+        stack, MODEL, {**POLICY, "approval": True, "split": {"steps": [20], "min_requests": 100, "max_seconds": 60}}
+    )
+    started = stack.start(MODEL, "3")
+    seen: set[tuple[str, int]] = set()
+
+    def waits() -> bool:
+        for one in stack.status()["releases"]:
+            seen.add((one["stage"], one["weight"]))
+        return any(stage == "approval" for stage, _ in seen)
+
+    until(waits, seconds=300)
+    assert ("split-20", 20) in seen, seen
+    (told,) = stack.status()["releases"]
+    assert (told["model"], told["version"], told["owner"]["flow_run_id"]) == (MODEL, "3", started.id)
+    assert "a person has" in " ".join(stack.run("status", COLUMNS="80").split())
+    opened(browser, told["page"], told["run_id"])
+    opened(
+        browser, f"{stack.settings.prefect_api_url.removesuffix('/api')}/runs/flow-run/{started.id}", "promote-model"
+    )
+    until(
+        lambda: (
+            httpx.get(f"{stack.settings.prefect_api_url}/flow_runs/{started.id}", trust_env=False).json()["state_type"]
+            == "PAUSED"
+        )
+    )
+    stack.run("resume", started.id, "rollback")
+    until(lambda: not stack.status()["releases"], seconds=120)
+
+
 def test_every_address_that_the_demo_prints_and_writes(stack: Stack, release: Release, browser: Browser) -> None:
     pages = _pages(stack.settings, choose_servers(stack.settings, {}))
     row = ReleaseRow(2, "PROMOTE", "every gate passed", 1, 0, 0, 0.0, release.run_id, stack.status()["urls"]["mlflow"])
