@@ -51,11 +51,12 @@ def _progress(model: str, version: str, stage: str) -> Callable[[float, str], No
 
 def _approve(release: Release) -> Approval:
     """Suspends the flow run: worker and process are free until a person has answered the form."""
+    from monitoring.report.report import markdown_text
+
     until = float(release.facts["waiting_until"])
+    named = f"**{markdown_text(release.name)}** against {release.baseline or 'nothing'}"
     answer = suspend_flow_run(
-        wait_for_input=Decision.with_initial_data(
-            description=f"**{release.name}** against {release.baseline or 'nothing'} passed its gates. What becomes of it?"
-        ),
+        wait_for_input=Decision.with_initial_data(description=f"{named} passed its gates. What becomes of it?"),
         timeout=max(1, int(until - time.time())),
         key=key("approve", release.run_id),
     )

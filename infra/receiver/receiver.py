@@ -13,10 +13,12 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from infra.page_policy import Protected
 from infra.receiver.flow_runs import FlowRuns, RunRefusedError, RunsUnavailable
 from infra.receiver.index import Index
 from infra.receiver.late_labels import LabelError, LabelLog, LabelLogError, parse_labels
@@ -103,6 +105,7 @@ def create_app(
             Route("/reports/", index.elsewhere),
             Route("/reports/{key:path}", StoredFiles(reports).answer),
         ],
+        middleware=[Middleware(Protected)],
         exception_handlers={HTTPException: _http_error},
     )
 

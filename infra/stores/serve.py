@@ -1,4 +1,4 @@
-"""The files of a store over HTTP, read-only and streamed."""
+"""The files of a store over HTTP, read-only and streamed; pages with scripts of others in a frame that can reach nothing."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from anyio.to_thread import run_sync
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
+from infra.page_policy import SCRIPTED, framed
 from infra.stores.interface import (
     MissingFileError,
     Opened,
@@ -24,6 +25,8 @@ from infra.stores.interface import (
 log = logging.getLogger(__name__)
 
 _CHUNK = 256 * 1024
+_HTML = "text/html"
+_WITHOUT_SCRIPTS = "report.html"  # the release's own page; every other page of a store may have scripts of others
 
 
 class StoredFiles:
@@ -47,17 +50,22 @@ class StoredFiles:
             return PlainTextResponse("the store refuses; the receiver's log says why\n", 503)
         if opened is None:
             return PlainTextResponse("not found\n", 404)
-        kind = content_type(key)
+        name, kind = key.rpartition("/")[2], content_type(key)
+        scripted = kind.startswith(_HTML) and name != _WITHOUT_SCRIPTS
         tag = f'"{opened.stored.tag}"'
         headers = {"etag": tag, "last-modified": formatdate(opened.stored.modified, usegmt=True)}
+        if scripted:
+            headers["content-security-policy"] = SCRIPTED
         if request.method == "GET" and request.headers.get("if-none-match") == tag:
             opened.close()
             return Response(status_code=304, headers=headers)
-        headers["content-length"] = str(opened.stored.size)
+        if not scripted:
+            headers["content-length"] = str(opened.stored.size)
         if request.method == "HEAD":
             opened.close()
             return StreamingResponse((), headers=headers, media_type=kind)
-        return StreamingResponse(_blocks(opened), headers=headers, media_type=kind)
+        blocks = framed(name, _blocks(opened)) if scripted else _blocks(opened)
+        return StreamingResponse(blocks, headers=headers, media_type=kind)
 
     def _open(self, key: str) -> Opened | None:
         """None where there is no such file, or no file can have that key."""

@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from bentos.policy.metrics import DriftMetric
 from monitoring.evidence.evidence import BETWEEN_ARMS, ColumnDrift, Drift
+from monitoring.evidence.evidently_page import sealed
+from monitoring.evidence.harmless import harmless
 from monitoring.evidence.values import as_classes, by_output, kind_of, numbers, several
 
 if TYPE_CHECKING:
@@ -182,22 +184,37 @@ def _kept(labels: Labels, kept: set[str]) -> Labels:
     return np.where(np.isin(labels, sorted(kept)), labels, OTHER)
 
 
+def _harmless_pair(pair: Pair) -> Pair:
+    """Both samples with harmless texts for labels, the same one for the same label."""
+    current, reference = pair
+    texts = harmless(np.unique(np.concatenate(pair)).tolist())
+    if all(text == label for label, text in texts.items()):
+        return pair
+    return np.array([texts[label] for label in current]), np.array([texts[label] for label in reference])
+
+
 def _evidently(pairs: dict[str, Pair], threshold: float, html: Path | None) -> dict[str, float]:
-    """Evidently's score of each pair in one report. Shorter columns are padded with nulls, which it leaves out."""
+    """Evidently's score of each pair in one report. Shorter columns are padded with nulls, which it leaves out.
+
+    Names and categories are harmless texts in it: Evidently writes them into its pages as they are, where they would be
+    markup.
+    """
     import pandas as pd
     from evidently import DataDefinition, Dataset, Report
     from evidently.metrics import ValueDrift
 
-    definition = DataDefinition(categorical_columns=list(pairs))
+    names = harmless(pairs)
+    shown = {names[name]: _harmless_pair(pair) for name, pair in pairs.items()}
+    definition = DataDefinition(categorical_columns=list(shown))
 
     def dataset(side: int) -> Any:
-        columns = {name: pd.Series(pair[side], dtype=object) for name, pair in pairs.items()}
+        columns = {name: pd.Series(pair[side], dtype=object) for name, pair in shown.items()}
         return Dataset.from_pandas(pd.DataFrame(columns), data_definition=definition)
 
-    report = Report([ValueDrift(column=name, method=METHOD, threshold=threshold) for name in pairs])
+    report = Report([ValueDrift(column=name, method=METHOD, threshold=threshold) for name in shown])
     snapshot = report.run(dataset(0), dataset(1))
     if html is not None:
         html.parent.mkdir(parents=True, exist_ok=True)
-        snapshot.save_html(str(html))
+        html.write_text(sealed(snapshot.get_html_str(as_iframe=False)), encoding="utf-8")
     found = [float(metric["value"]) for metric in snapshot.dict()["metrics"]]
     return dict(zip(pairs, found, strict=True))

@@ -61,36 +61,36 @@ def markdown(
     """The same, shorter, as Markdown; arguments as of ``render``."""
     against = f"version {release.baseline}" if release.baseline else "none (a first version)"
     lines = [
-        f"# {release.outcome or 'OPEN'}: {release.model} version {release.candidate}",
+        f"# {release.outcome or 'OPEN'}: {markdown_text(release.model)} version {release.candidate}",
         "",
-        f"**{_text(release.reason) or 'not decided yet'}**",
+        f"**{markdown_text(release.reason) or 'not decided yet'}**",
         "",
-        f"Baseline: {against}. Attempt {release.attempt}. Policy: {_text(release.policy_source)}. Run `{release.run_id}`.",
+        f"Baseline: {against}. Attempt {release.attempt}. Policy: {markdown_text(release.policy_source)}. Run `{release.run_id}`.",
         "",
     ]
-    lines += [f"- [{_text(name)}]({url})" for name, url in (links or {}).items()]
+    lines += [f"- [{markdown_text(name)}]({url})" for name, url in (links or {}).items()]
     for verdict in verdicts:
         lines += [
             "",
-            f"## {_text(_title(verdict))}: {verdict['outcome']}",
+            f"## {markdown_text(_title(verdict))}: {verdict['outcome']}",
             "",
             "| metric | verdict | why |",
             "|---|---|---|",
         ]
         lines += [
-            f"| {_text(metric['metric'])} | {metric['outcome']} | {_text(metric['why'])} |"
+            f"| {markdown_text(metric['metric'])} | {metric['outcome']} | {markdown_text(metric['why'])} |"
             for metric in verdict["metrics"]
         ]
     for summary in summaries:
-        lines += ["", f"## Evidence: {_text(summary.name)}", "", "| count | |", "|---|---:|"]
-        lines += [f"| {_text(name)} | {value} |" for name, value in summary.counts.items()]
+        lines += ["", f"## Evidence: {markdown_text(summary.name)}", "", "| count | |", "|---|---:|"]
+        lines += [f"| {markdown_text(name)} | {value} |" for name, value in summary.counts.items()]
     if parts := durations(release):
         lines += ["", "## Where the time went", "", "| part | seconds |", "|---|---:|"]
-        lines += [f"| {_text(name)} | {seconds:.1f} |" for name, seconds in parts.items()]
+        lines += [f"| {markdown_text(name)} | {seconds:.1f} |" for name, seconds in parts.items()]
     lines += ["", "## What happened when", ""]
     for moment in timeline(release, moments):
         row = _row(release, moment)
-        lines.append(f"- {row['clock']} ({row['after']}) {_text(row['what'])}")
+        lines.append(f"- {row['clock']} ({row['after']}) {markdown_text(row['what'])}")
     return "\n".join(lines) + "\n"
 
 
@@ -148,7 +148,7 @@ def _charts(summary: Summary) -> list[dict[str, Any]]:
     return charts
 
 
-def _text(value: str) -> str:
+def markdown_text(value: str) -> str:
     """*value* on one line, with nothing that Markdown or a table would take for its own."""
     flat = " ".join(value.split())
     for mark in "\\`|<>[]*_":

@@ -257,6 +257,36 @@ def test_nothing_outside_the_reports_is_served(door, path):
     assert "root:" not in answer.text
 
 
+def test_every_answer_carries_the_headers_that_shut_it_in(door):
+    door.reports.mkdir()
+    (door.reports / "report.html").write_text("<h1>a release")
+    (door.reports / "drift.html").write_text('<script>"charts" && 1</script>')
+    (door.reports / "page.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    paths = {
+        path: door.ask("GET", path)
+        for path in (
+            "/reports",
+            "/reports/report.html",
+            "/reports/drift.html",
+            "/reports/page.svg",
+            "/stats",
+            "/nothing",
+        )
+    }
+    for path, answer in paths.items():
+        policy = answer.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"), (
+            path
+        )
+        assert "sandbox" in policy and "allow-same-origin" not in policy, path
+        assert ("script" in policy) == (path == "/reports/drift.html"), path
+        assert answer.headers["x-content-type-options"] == "nosniff", path
+    assert paths["/reports/report.html"].text == "<h1>a release"
+    framed = paths["/reports/drift.html"].text
+    assert '<iframe sandbox="allow-scripts"' in framed
+    assert 'srcdoc="<script>&quot;charts&quot; &amp;&amp; 1</script>"' in framed
+
+
 def test_health_and_counters(door):
     door.deliver(alias())
     assert door.ask("GET", "/healthz").status_code == 200

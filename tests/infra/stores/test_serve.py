@@ -51,7 +51,10 @@ def test_a_report_is_streamed_with_its_type_and_length(store, tmp_path):
     assert (again.status_code, again.content) == (304, b"")
     head = ask(app, "HEAD", "/reports/my%20model/run/report.html")
     assert (head.status_code, head.headers["content-length"], head.content) == (200, "700004", b"")
-    assert ask(app, "GET", "/reports/my%20model/").text == "<h1>all"
+    folder = ask(app, "GET", "/reports/my%20model/")
+    assert 'srcdoc="<h1>all"' in folder.text and "content-length" not in folder.headers
+    head = ask(app, "HEAD", "/reports/my%20model/")
+    assert (head.status_code, head.content, head.headers["etag"]) == (200, b"", folder.headers["etag"])
 
 
 @pytest.mark.parametrize(
