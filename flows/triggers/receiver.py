@@ -16,7 +16,7 @@ from infra.stores.configured import report_store
 from monitoring.ledger.ledger import Ledger, MlflowFiles
 from monitoring.ledger.tracking import MlflowRuns
 
-_MLFLOW_SECONDS = 5.0  # the index does not wait longer for an answer
+_MLFLOW_SECONDS = 10.0  # the index does not wait longer for an answer
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from infra.stores.interface import Store, StoreError
 
 log = logging.getLogger(__name__)
 
-NEWEST = 500  # releases on one page
+NEWEST = 200  # releases on one page
 REPORT = "report.html"
 _PAGES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined
