@@ -170,7 +170,9 @@ def _seen(native: ModelRunner, reference: Path | None) -> InputRows | None:
         from bentos.serving.batch.tables import from_arrow
 
         try:
-            found = native.plan.coerce(from_arrow(pq.read_table(reference).slice(0, MOST_SEEN), native.plan))
+            table = pq.read_table(reference)
+            spread = np.linspace(0, table.num_rows - 1, min(table.num_rows, MOST_SEEN)).astype(int)
+            found = native.plan.coerce(from_arrow(table.take(spread), native.plan))
             native.answer(found, {})
             return found
         except (ShipwayError, ValueError, KeyError):  # a reference that does not fit is the wire check's to name

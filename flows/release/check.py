@@ -25,6 +25,7 @@ PREDICT_SECONDS = 300.0
 REPLAY_ROWS = 2_000  # a first version is judged by this much of its reference
 REFERENCE_ROWS = 1_000  # rows of the reference whose predictions drift is measured against
 CHUNK = 100  # rows a request, at most
+IN_PROCESS = "in_process.parquet"
 
 
 class CheckError(PermanentError):
@@ -41,27 +42,32 @@ def reference_of(line: Line, prepared: Prepared, policy: ReleasePolicy) -> Refer
 
 
 def check_version(
-    line: Line, prepared: Prepared, address: Address, policy: ReleasePolicy, folder: Path, *, baseline: str | None
+    line: Line,
+    prepared: Prepared,
+    address: Address,
+    policy: ReleasePolicy,
+    folder: Path,
+    *,
+    baseline: str | None,
+    ahead: bool = False,
 ) -> Verdict:
     """Sends reference rows over the wire and compares the answers with a child process of the model's environment.
 
     A first version (*baseline* None) is judged by this alone, so that more of its reference is replayed. Rows, answers
-    and results are left under *folder* as evidence. Without a reference the verdict is INCONCLUSIVE and says why.
+    and results are left under *folder* as evidence; *ahead*: ``predict_ahead`` has left the child's answers there. Without
+    a reference the verdict is INCONCLUSIVE and says why.
     """
-    import pandas as pd
-
     from monitoring.verdict import judge_first, judge_wire
 
     folder.mkdir(parents=True, exist_ok=True)
     reference = reference_of(line, prepared, policy)
-    check = replay = None
-    if reference.path is not None:
-        rows = model_inputs(pd.read_parquet(reference.path), prepared)
-        check = compare_answers(prepared, address, sample(rows, policy.check.rows), policy, folder / "check")
-        if baseline is None and len(rows) <= policy.check.rows:
-            replay = check  # the sample was the whole reference
-        elif baseline is None:
-            replay = compare_answers(prepared, address, sample(rows, REPLAY_ROWS), policy, folder / "replay")
+    found: dict[str, CheckResult] = {}
+    for name, rows in _windows(reference, prepared, policy, baseline).items():
+        if not (ahead and (folder / name / IN_PROCESS).is_file()):
+            predict_in_process(prepared, rows, folder / name)
+        found[name] = compare_answers(prepared, address, rows, policy, folder / name)
+    check = found.get("check")
+    replay = found.get("replay", check) if baseline is None else None  # the sample may be the whole reference
     kept = {"check": asdict(check) if check else None, "replay": asdict(replay) if replay else None}
     (folder / "checks.json").write_text(json.dumps({**kept, "reference": reference.source, "note": reference.note}))
     if baseline is None:
@@ -69,30 +75,49 @@ def check_version(
     return judge_wire(baseline, prepared.version.version, check)
 
 
+def predict_ahead(line: Line, prepared: Prepared, policy: ReleasePolicy, folder: Path, *, baseline: str | None) -> None:
+    """Leaves the child's answers that ``check_version`` compares with under *folder*; they need no server."""
+    for name, rows in _windows(reference_of(line, prepared, policy), prepared, policy, baseline).items():
+        predict_in_process(prepared, rows, folder / name)
+
+
+def _windows(
+    reference: Reference, prepared: Prepared, policy: ReleasePolicy, baseline: str | None
+) -> dict[str, pd.DataFrame]:
+    """The rows that are asked, by the name of their folder; none without a reference."""
+    import pandas as pd
+
+    if reference.path is None:
+        return {}
+    rows = model_inputs(pd.read_parquet(reference.path), prepared)
+    windows = {"check": sample(rows, policy.check.rows)}
+    if baseline is None and len(rows) > policy.check.rows:
+        windows["replay"] = sample(rows, REPLAY_ROWS)
+    return windows
+
+
+def predict_in_process(prepared: Prepared, rows: pd.DataFrame, folder: Path) -> None:
+    """The answers to *rows* by a child process of the model's environment, left under *folder* beside the rows."""
+    from bentos.sealing.child import run_predict
+
+    folder.mkdir(parents=True, exist_ok=True)
+    source, output = folder / "rows.parquet", folder / IN_PROCESS
+    rows.to_parquet(source, index=False)
+    chunk = chunk_of(len(rows))
+    run_predict(
+        prepared.python, prepared.code, prepared.bento.path, source, output, chunk=chunk, timeout=PREDICT_SECONDS
+    )
+
+
 def compare_answers(
     prepared: Prepared, address: Address, rows: pd.DataFrame, policy: ReleasePolicy, folder: Path
 ) -> CheckResult:
-    """The same *rows* answered in a child process and by the server at *address*, as many at a time; both are left under
-    *folder*.
-    """
-    from bentos.sealing.child import run_predict
+    """The answers to *rows* of the server at *address* against those in process under *folder*, as many at a time."""
     from monitoring.evidence.check import compare
 
-    folder.mkdir(parents=True, exist_ok=True)
-    rows.to_parquet(folder / "rows.parquet", index=False)
-    inside, chunk = folder / "in_process.parquet", chunk_of(len(rows))
-    run_predict(
-        prepared.python,
-        prepared.code,
-        prepared.bento.path,
-        folder / "rows.parquet",
-        inside,
-        chunk=chunk,
-        timeout=PREDICT_SECONDS,
-    )
-    answers = over_the_wire(address, rows, chunk, tensors=not _named(prepared))
+    answers = over_the_wire(address, rows, chunk_of(len(rows)), tensors=not _named(prepared))
     (folder / "wire.json").write_text(json.dumps(answers, default=str))
-    return compare(answers, as_on_the_wire(inside), policy.check.tolerance)
+    return compare(answers, as_on_the_wire(folder / IN_PROCESS), policy.check.tolerance)
 
 
 def chunk_of(rows: int) -> int:

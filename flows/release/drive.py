@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -25,6 +25,7 @@ from monitoring.ledger.release import CANDIDATE_TIMEOUT
 if TYPE_CHECKING:
     from bentos.policy.release import ReleasePolicy
     from flows.release.line import Line
+    from flows.release.prepare import Prepared
     from monitoring.ledger.ledger import Release
 
 T = TypeVar("T")
@@ -69,6 +70,7 @@ class Drive:
     policy: ReleasePolicy
     teller: Teller = field(default_factory=Teller)
     _watch: Watch | None = field(default=None, repr=False)
+    _ahead: Prepared | None = field(default=None, repr=False)  # the candidate, once its answers for the check are there
 
     def run(self) -> Release:
         """Goes on until the release is closed, and returns it as closed.
@@ -155,7 +157,8 @@ class Drive:
             case Do.BUILD:
                 return self._build(_version(step))
             case Do.DEPLOY:
-                deployment = prepare.deploy(line, model, _version(step), policy)
+                ahead = self._predict_ahead if step.version == release.candidate else None
+                deployment = prepare.deploy(line, model, _version(step), policy, ahead)
                 return f"{deployment.name} answers at {deployment.address}"
             case Do.CHECK:
                 return self._check(_version(step))
@@ -242,18 +245,32 @@ class Drive:
             facts |= {"image": image.reference, "image_tag": image.tag}
         return self._noted(f"{said}; {words_of(prepared.durations)}", **facts)
 
+    def _predict_ahead(self, prepared: Prepared) -> None:
+        """What the check needs of the version itself, while its server starts; what fails here, the check makes and says."""
+        from flows.release.check import predict_ahead
+
+        with suppress(ShipwayError):
+            predict_ahead(self.line, prepared, self.policy, self._check_folder, baseline=self.release.baseline)
+            self._ahead = prepared
+
+    @property
+    def _check_folder(self) -> Path:
+        return self.scratch / "evidence" / "check"
+
     def _check(self, version: str) -> str:
         from flows.release.check import check_version
 
-        prepared = prepare.prepare(self.line, self.release.model, version, self.policy)
+        ahead = self._ahead
+        prepared = ahead or prepare.prepare(self.line, self.release.model, version, self.policy)
         address = prepare.deploy(self.line, self.release.model, version, self.policy).address
         verdict = check_version(
             self.line,
             prepared,
             address,
             self.policy,
-            self.scratch / "evidence" / "check",
+            self._check_folder,
             baseline=self.release.baseline,
+            ahead=ahead is not None,
         )
         keep_verdict(self.scratch, "check", verdict)
         return self._stage_ended("check", verdict)

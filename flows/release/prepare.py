@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -188,16 +188,21 @@ def _reference(line: Line, found: ModelVersion, artifacts: Path, policy: Release
         return None
 
 
-def deploy(line: Line, model: str, version: str, policy: ReleasePolicy) -> Deployment:
-    """A deployment of the version that answers; started unless it runs."""
+def deploy(
+    line: Line, model: str, version: str, policy: ReleasePolicy, meanwhile: Callable[[Prepared], None] | None = None
+) -> Deployment:
+    """A deployment of the version that answers; started unless it runs. *meanwhile* is called while it starts."""
     for deployment in deployed(line, model):
         if deployment.version == version:
             if deployment.state is State.READY:
                 return deployment
             if deployment.state is State.STARTING:
                 return line.target.ready(deployment.name, READY_SECONDS)
-    spec = prepare(line, model, version, policy).spec()
+    prepared = prepare(line, model, version, policy)
+    spec = prepared.spec()
     line.target.ensure(spec)
+    if meanwhile is not None:
+        meanwhile(prepared)
     return line.target.ready(spec.name, READY_SECONDS)
 
 

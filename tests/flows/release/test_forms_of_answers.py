@@ -20,7 +20,7 @@ import tritonclient.http as triton_http
 from bentos.policy.release import ReleasePolicy
 from bentos.serving.batch.score import score_file
 from bentos.serving.batch.source import BatchError
-from flows.release.check import compare_answers
+from flows.release.check import compare_answers, predict_in_process
 from infra.targets.interface import Address
 from monitoring.evidence.check import CheckResult
 from monitoring.verdict import judge_wire
@@ -111,6 +111,7 @@ def checked(folder: Path, one: Asked, where: Path) -> CheckResult:
         python=Path(sys.executable), code=ROOT, bento=SimpleNamespace(path=folder), artifacts=folder
     )
     host, port = one.server.address.removeprefix("http://").split(":")
+    predict_in_process(prepared, given, where)
     return compare_answers(prepared, Address(host=host, port=int(port)), given, ReleasePolicy(), where)
 
 
