@@ -30,6 +30,8 @@ def promote_model(
         policy: Name of a release policy block; empty: the model's own block, its YAML file, or the documented default.
         target: Name of the target block that runs the version; empty: the one that SHIPWAY_TARGET names (process).
     """
+    from bentos.vet.vet import start_ahead
+    from flows.release import prepare
     from flows.release.drive import Drive
     from flows.release.durations import facts_of
     from flows.release.line import open_line, policy_of
@@ -37,6 +39,7 @@ def promote_model(
     from flows.telling.prefect_teller import as_task, prefect_teller
     from flows.telling.tell import ended
 
+    start_ahead()
     line = open_line(target)
     rules, source = policy_of(line.settings, model, policy)
     resolved: list[str] = []
@@ -44,6 +47,7 @@ def promote_model(
     def resolve() -> str:
         found = line.registry.resolve(model, version=None if version is None else str(version), alias=alias)
         resolved.append(found.version)
+        prepare.start_ahead(line, found, rules)
         return f"{found.name}: {found.flavor}, {found.digest}"
 
     get_run_logger().info(as_task("resolve", resolve))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bentos.sealing.child import run_module
+from bentos.children.run import run_module
 from bentos.sealing.lock import lock_for
 from bentos.serving.environments.environment import Environments, Lock
 from bentos.serving.environments.requirements import CONVERTED_FLAVOR, CONVERTERS

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -20,12 +19,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from bentos.children import ahead
+from bentos.children.run import ChildError, run_module
 from bentos.policy.gates import VetPolicy
 from bentos.serving.fetch.artifact_tree import tree_digest
 from bentos.vet.files import scan_files
 from bentos.vet.finding import Finding
 from bentos.vet.pickle_rules import trusted
 
+MODULE = "bentos.vet.vet"
 TIMEOUT_SECONDS = 120.0
 
 
@@ -51,22 +53,30 @@ class VetReport:
 
 def vet(folder: Path, policy: VetPolicy, *, timeout: float = TIMEOUT_SECONDS) -> VetReport:
     """Scans the artifact tree *folder* in a child process of at most *timeout* seconds; loads and runs nothing of it."""
-    command = [sys.executable, "-m", "bentos.vet.vet", str(folder.absolute())]
+    command, code = [MODULE, str(folder.absolute())], Path(__file__).parents[2]
     try:
-        done = subprocess.run(
-            command, input=policy.model_dump_json(), capture_output=True, text=True, timeout=timeout, check=False,
-            cwd=Path(__file__).parents[2],
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return _failed(f"the scan took longer than {timeout:.0f} s, so it is refused")
-    if done.returncode != 0:
-        return _failed(f"the scanner ended with {done.returncode}: {' '.join(done.stderr.split())[-500:]}")
+        printed = run_module(
+            Path(sys.executable),
+            code,
+            command,
+            timeout,
+            "the scan",
+            late="so it is refused",
+            given=policy.model_dump_json(),
+        )
+    except ChildError as error:
+        return _failed(str(error))
     try:
-        values = json.loads(done.stdout.splitlines()[-1])
+        values = json.loads(printed.splitlines()[-1])
         findings = tuple(Finding(**finding) for finding in values["findings"])
         return VetReport(findings, tuple(values["scanners"]), int(values["files"]))
     except (ValueError, IndexError, KeyError, TypeError) as error:
         return _failed(f"the scanner's report cannot be read: {error}")
+
+
+def start_ahead() -> None:
+    """A scanner that imports its libraries before there is a folder to scan."""
+    ahead.start(Path(sys.executable), MODULE, ("skops.io", "modelscan.modelscan", "yaml"))
 
 
 def scanner_digest() -> str:

@@ -229,9 +229,10 @@ class Drive:
     def _build(self, version: str) -> str:
         from infra.images.sbom import keep_sboms
 
-        prepared = prepare.prepare(self.line, self.release.model, version, self.policy)
+        ours = version == self.release.candidate
+        prepared = prepare.prepare(self.line, self.release.model, version, self.policy, checked_next=ours)
         bento, image = prepared.bento, prepared.image
-        if version == self.release.candidate and prepared.version.digest != self.release.digests["model"]:
+        if ours and prepared.version.digest != self.release.digests["model"]:
             raise prepare.ChangedVersionError(
                 f"{prepared.version.name}: its files have the digest {prepared.version.digest}, this release was opened for"
                 f" {self.release.digests['model']}. Somebody changed the registered files: register them as a new version."
@@ -258,10 +259,11 @@ class Drive:
         return self.scratch / "evidence" / "check"
 
     def _check(self, version: str) -> str:
+        from bentos.children import ahead
         from flows.release.check import check_version
 
-        ahead = self._ahead
-        prepared = ahead or prepare.prepare(self.line, self.release.model, version, self.policy)
+        known = self._ahead
+        prepared = known or prepare.prepare(self.line, self.release.model, version, self.policy)
         address = prepare.deploy(self.line, self.release.model, version, self.policy).address
         verdict = check_version(
             self.line,
@@ -270,8 +272,9 @@ class Drive:
             self.policy,
             self._check_folder,
             baseline=self.release.baseline,
-            ahead=ahead is not None,
+            ahead=known is not None,
         )
+        ahead.end()
         keep_verdict(self.scratch, "check", verdict)
         return self._stage_ended("check", verdict)
 

@@ -129,9 +129,23 @@ def _proven(line: Line, found: ModelVersion, policy: SignaturePolicy) -> Proof:
         raise VetRefusedError(f"vet refused {found.name}: {refused}") from refused
 
 
-def prepare(line: Line, model: str, version: str, policy: ReleasePolicy) -> Prepared:
+def start_ahead(line: Line, found: ModelVersion, policy: ReleasePolicy) -> None:
+    """Starts what tries the runtimes of *found*, its libraries imported while the vet reads the files; only in an
+    environment that is there already."""
+    from bentos.children import ahead
+    from bentos.sealing.lock import known_python
+    from bentos.serving.environments.requirements import CONVERTERS
+
+    converters = CONVERTERS.get(found.flavor, ()) if policy.build.runtime == "auto" else ()
+    python = known_python(line.environments, found, policy.build, converters=converters)
+    if python is not None:
+        ahead.start(python, "bentos.runtimes.choose", ahead.LIBRARIES.get(found.flavor, ()))
+
+
+def prepare(line: Line, model: str, version: str, policy: ReleasePolicy, *, checked_next: bool = False) -> Prepared:
     """The sealed bento of a version, its environment, and its image where the target runs images; each is made unless
-    it is there."""
+    it is there. *checked_next*: the child that predicts for the wire check imports its libraries meanwhile."""
+    from bentos.children import ahead
     from bentos.sealing.bento import build
     from bentos.sealing.runtime import choose_runtime
 
@@ -160,6 +174,9 @@ def prepare(line: Line, model: str, version: str, policy: ReleasePolicy) -> Prep
         )
     with took.measure("environment"):
         python = line.environments.ensure(chosen.lock)
+    if checked_next:
+        flavor = "onnx" if chosen.runtime == "onnx" else found.flavor
+        ahead.start(python, "bentos.serving.child", ahead.LIBRARIES.get(flavor, ()))
     with took.measure("seal"):
         bento = build(found, artifacts, wanted, chosen.lock, line.settings.bentos, runtime=chosen.folder)
     if line.images is None:

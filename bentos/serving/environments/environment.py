@@ -65,6 +65,23 @@ class Lock:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a lock is made from: see ``Environments.lock``."""
+
+    flavor: str
+    requirements: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    converters: tuple[str, ...] = ()
+    python_version: str | None = None
+    hashed: bool = False
+
+    @property
+    def lines(self) -> list[str]:
+        """All that the environment must have."""
+        return list(needed(self.requirements, flavor=self.flavor, extra=(*self.extra, *self.converters)))
+
+
 class Environments:
     """The model environments below *folder*; *uv* is its binary (default: the one installed beside this interpreter).
 
@@ -94,21 +111,37 @@ class Environments:
         packages have no hashes; images are made from hashed locks. Raises PermanentEnvironmentError with uv's explanation
         when the pins contradict each other, TransientEnvironmentError when the package index is away.
         """
-        lines = needed(requirements, flavor=flavor, extra=(*extra, *converters))
+        given = Given(flavor, tuple(requirements), tuple(extra), tuple(converters), python_version, hashed)
+        if (found := self.known(given)) is not None:
+            return found
         minor, note = self._python(python_version)
-        if not hashed and minor == _minor() and not unsatisfied(lines):
-            text = "".join(f"{line}\n" for line in closure(lines))
-            return Lock(text, lock_digest(minor, text, "own"), minor, own=True, note=note)
-        asked = asked_by(lines, requirements, extra)
-        key = hashlib.sha256(json.dumps([minor, sorted(asked.items())]).encode()).hexdigest()
-        kept = self.folder / "locks" / f"{key[:32]}.json"
-        if kept.exists():
-            return Lock(**json.loads(kept.read_text()))
-        text = self._compile(lines, minor, asked)
+        asked = asked_by(given.lines, requirements, extra)
+        text = self._compile(given.lines, minor, asked)
         lock = Lock(text, lock_digest(minor, text, "hashed"), minor, note=note)
         with writable(self.folder, "the model's lock"):
-            write_atomically(kept, json.dumps(asdict(lock)))
+            write_atomically(self._kept(minor, asked), json.dumps(asdict(lock)))
         return lock
+
+    def known(self, given: Given) -> Lock | None:
+        """The lock of what is *given* where nothing has to be resolved for it, which may build packages; else None."""
+        lines = given.lines
+        minor, note = self._python(given.python_version)
+        if not given.hashed and minor == _minor() and not unsatisfied(lines):
+            text = "".join(f"{line}\n" for line in closure(lines))
+            return Lock(text, lock_digest(minor, text, "own"), minor, own=True, note=note)
+        kept = self._kept(minor, asked_by(lines, given.requirements, given.extra))
+        return Lock(**json.loads(kept.read_text())) if kept.exists() else None
+
+    def _kept(self, minor: str, asked: Mapping[str, str]) -> Path:
+        key = hashlib.sha256(json.dumps([minor, sorted(asked.items())]).encode()).hexdigest()
+        return self.folder / "locks" / f"{key[:32]}.json"
+
+    def ready(self, lock: Lock) -> Path | None:
+        """The interpreter of *lock* where it is there already; nothing is made."""
+        if lock.own:
+            return Path(sys.executable)
+        home = self.folder / lock.digest.removeprefix("sha256:")[:16]
+        return home / "bin" / "python" if (home / ".complete").exists() else None
 
     def ensure(self, lock: Lock) -> Path:
         """The interpreter of the environment that has what *lock* says, made on first use; the stack's own where that does.

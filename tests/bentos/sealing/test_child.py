@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bentos.sealing.child import ChildError, child_env, run_batch, run_predict
+from bentos.children.run import ChildError, child_env
+from bentos.sealing.child import run_batch, run_predict
 from bentos.serving.model.runner import ModelRunner
 from tests.bentos.saved import IGNORED, logistic, numbers, save
 

@@ -35,8 +35,13 @@ class _Column(NamedTuple):
 
 
 def encode(prediction: Prediction) -> Body:
-    """The answer as a stream. Raises NotAcceptableError where a column is neither numbers, lists of these, texts, bytes nor times."""
-    columns = {name: _column(name, array) for name, array in prediction.outputs().items()}
+    """The answer as a stream. Raises NotAcceptableError where a column is neither numbers, lists of these, texts, bytes nor times,
+    and where outputs differ in length."""
+    outputs = prediction.outputs()
+    if len(outputs) > 1 and len(set(map(len, outputs.values()))) > 1:
+        found = ", ".join(f"{name!r} of {len(array)}" for name, array in outputs.items())
+        raise NotAcceptableError(f"outputs of one length make a record batch, found {found}; ask for application/json")
+    columns = {name: _column(name, array) for name, array in outputs.items()}
     kinds = tuple((name, column.kind, column.nulls, column.items, column.of) for name, column in columns.items())
     buffers = [buffer for column in columns.values() for buffer in column.buffers]
     head = _head(prediction.rows, kinds, tuple(map(len, buffers)))

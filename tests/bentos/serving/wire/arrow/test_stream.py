@@ -336,3 +336,8 @@ def test_answers_without_a_column_of_their_own_are_refused() -> None:
     for values in (np.array([{"a": 1}], dtype=object), mixed, np.zeros((1, 2, 2)), np.array([1 + 2j])):
         with pytest.raises(NotAcceptableError, match=r"output 'prediction'.*ask for application/json"):
             arrow_stream.encode(Prediction(values))
+
+
+def test_outputs_of_different_lengths_are_refused() -> None:
+    with pytest.raises(NotAcceptableError, match=r"'mean' of 1, 'scores' of 3; ask for application/json"):
+        arrow_stream.encode(Prediction({"mean": np.array([1.0]), "scores": np.arange(3.0)}))

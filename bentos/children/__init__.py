@@ -1,0 +1,1 @@
+"""Processes of a model's environment, or of our own, that do one thing and end."""
