@@ -15,7 +15,7 @@ from bentos.policy.metrics import DisagreementMetric, DriftMetric, LabelMetric, 
 from bentos.serving.inputs.signature import Signature
 from bentos.serving.log.segments import Record
 from bentos.serving.log.writer import SegmentWriter
-from bentos.serving.server.answer import Request, answer
+from bentos.serving.server.messages import Request
 from bentos.serving.server.served_model import ServedModel
 from monitoring.evidence.drift import compute_drift
 from monitoring.evidence.evidence import Evidence, load
@@ -25,6 +25,7 @@ from monitoring.metrics import disagreement, labels
 from monitoring.metrics.interface import Levels, Silent
 from monitoring.report.summary import summarise
 from tests.bentos.answers import BY_REQUEST, FORMS, rows
+from tests.bentos.forms import answer
 from tests.bentos.logged import put
 from tests.bentos.saved import IGNORED
 
