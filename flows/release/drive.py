@@ -70,7 +70,8 @@ class Drive:
     policy: ReleasePolicy
     teller: Teller = field(default_factory=Teller)
     _watch: Watch | None = field(default=None, repr=False)
-    _ahead: Prepared | None = field(default=None, repr=False)  # the candidate, once its answers for the check are there
+    _made: Prepared | None = field(default=None, repr=False)  # the candidate, once this process has built it
+    _ahead: bool = field(default=False, repr=False)  # the candidate's answers for the check are there
 
     def run(self) -> Release:
         """Goes on until the release is closed, and returns it as closed.
@@ -158,7 +159,8 @@ class Drive:
                 return self._build(_version(step))
             case Do.DEPLOY:
                 ahead = self._predict_ahead if step.version == release.candidate else None
-                deployment = prepare.deploy(line, model, _version(step), policy, ahead)
+                made = self._made if step.version == release.candidate else None
+                deployment = prepare.deploy(line, model, _version(step), policy, ahead, made=made)
                 return f"{deployment.name} answers at {deployment.address}"
             case Do.CHECK:
                 return self._check(_version(step))
@@ -232,6 +234,7 @@ class Drive:
         ours = version == self.release.candidate
         prepared = prepare.prepare(self.line, self.release.model, version, self.policy, checked_next=ours)
         bento, image = prepared.bento, prepared.image
+        self._made = prepared if ours else self._made
         if ours and prepared.version.digest != self.release.digests["model"]:
             raise prepare.ChangedVersionError(
                 f"{prepared.version.name}: its files have the digest {prepared.version.digest}, this release was opened for"
@@ -252,7 +255,7 @@ class Drive:
 
         with suppress(ShipwayError):
             predict_ahead(self.line, prepared, self.policy, self._check_folder, baseline=self.release.baseline)
-            self._ahead = prepared
+            self._made, self._ahead = prepared, True
 
     @property
     def _check_folder(self) -> Path:
@@ -262,8 +265,7 @@ class Drive:
         from bentos.children import ahead
         from flows.release.check import check_version
 
-        known = self._ahead
-        prepared = known or prepare.prepare(self.line, self.release.model, version, self.policy)
+        prepared = self._made or prepare.prepare(self.line, self.release.model, version, self.policy)
         address = prepare.deploy(self.line, self.release.model, version, self.policy).address
         verdict = check_version(
             self.line,
@@ -272,7 +274,7 @@ class Drive:
             self.policy,
             self._check_folder,
             baseline=self.release.baseline,
-            ahead=known is not None,
+            ahead=self._ahead,
         )
         ahead.end()
         keep_verdict(self.scratch, "check", verdict)

@@ -206,16 +206,23 @@ def _reference(line: Line, found: ModelVersion, artifacts: Path, policy: Release
 
 
 def deploy(
-    line: Line, model: str, version: str, policy: ReleasePolicy, meanwhile: Callable[[Prepared], None] | None = None
+    line: Line,
+    model: str,
+    version: str,
+    policy: ReleasePolicy,
+    meanwhile: Callable[[Prepared], None] | None = None,
+    *,
+    made: Prepared | None = None,
 ) -> Deployment:
-    """A deployment of the version that answers; started unless it runs. *meanwhile* is called while it starts."""
+    """A deployment of the version that answers; started unless it runs. *meanwhile* is called while it starts, *made* is what
+    this process prepared a moment ago."""
     for deployment in deployed(line, model):
         if deployment.version == version:
             if deployment.state is State.READY:
                 return deployment
             if deployment.state is State.STARTING:
                 return line.target.ready(deployment.name, READY_SECONDS)
-    prepared = prepare(line, model, version, policy)
+    prepared = made or prepare(line, model, version, policy)
     spec = prepared.spec()
     line.target.ensure(spec)
     if meanwhile is not None:

@@ -13,12 +13,12 @@ from bentos.serving.model.interface import PredictError, Prediction
 from bentos.serving.model.runner import ModelRunner
 
 ROWS = (1, 8, 32, 100)
-SECONDS = 0.25  # spent on one point of the profile
+SECONDS = 0.1  # spent on one point of the profile
 LEAST, MOST = 3, 2_000  # calls of one point
 JOINED = (2, 3, 5, 8, 32)
 LEAST_ALONE = 64
 ALONE = 2_000  # rows asked alone, at most
-ALONE_SECONDS = 1.0  # … for so long
+ALONE_SECONDS = 0.5  # … for so long
 
 
 def measure(
