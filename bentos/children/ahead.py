@@ -18,7 +18,9 @@ from pathlib import Path
 from bentos.serving.threads import THREADS
 
 WAITS = """
-import importlib, json, os, sys
+import sys
+del sys.path[0]  # the folder that this process happens to stand in
+import importlib, json, os
 for name in sys.argv[1:]:
     try:
         importlib.import_module(name)
@@ -31,7 +33,7 @@ if not line:
 asked = json.loads(line)
 os.chdir(asked["where"])
 os.environ.update(asked["environment"])
-sys.path[0] = asked["code"]
+sys.path.insert(0, asked["code"])
 sys.argv = [asked["module"], *asked["arguments"]]
 runpy.run_module(asked["module"], run_name="__main__", alter_sys=True)
 """

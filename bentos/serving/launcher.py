@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import os
 import signal
 import socket
 import sys
@@ -80,6 +81,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.workers < 1:
         parser.error(f"--workers {options.workers}: expected 1 or more")
+    if not options.deadline_seconds > 0:
+        parser.error(f"--deadline-seconds {options.deadline_seconds:g}: expected more than 0")
     if options.workers > 1 and (options.grpc_uds or options.grpc_port == 0):
         parser.error(
             "--grpc-uds and --grpc-port 0 go with one worker: several share a port. Use --grpc-port with its number"
@@ -109,6 +112,9 @@ def run(options: argparse.Namespace) -> int:
 
             plane.state.metrics.share(SharedCells(options.cells_fd), options.worker)
         serve(plane, listener, options)
+    if plane.state.predicting():  # it hangs still, and would keep the interpreter from its end
+        sys.stdout.flush()
+        os._exit(os.EX_SOFTWARE)
     return 0
 
 

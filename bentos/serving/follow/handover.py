@@ -24,6 +24,7 @@ from bentos.serving.inputs.signature import SignatureError, load_signature
 from bentos.serving.server.process import TICK, ServerProcess, exit_code, terminate
 
 logger = logging.getLogger("shipway.start")
+ACCIDENTS = 3  # times that a signal may end the server of the next version before that is refused
 
 
 class Handover:
@@ -123,6 +124,9 @@ class Handover:
         """The next version accepts, and the old one retires; or it does not start, and the old one stays."""
         old = self._live
         assert old is not None and self._upcoming is not None
+        if not ready and new.code < 0 and new.falls < ACCIDENTS:  # somebody ended it: no word against the version
+            logger.warning("%s: %s; it is tried again", new.runnable.version, new.why)
+            return
         self._next = None
         if not ready:
             new.drop()

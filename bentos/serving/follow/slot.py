@@ -48,6 +48,7 @@ class Slot:
         self.server: ServerProcess | None = None
         self.code = 0  # of the server that ended last, 1 where it was not ready in time
         self.why = ""  # it failed last
+        self.falls = 0  # how often its server ended or was not ready in time
         self._start = start
         self._again = 0.0  # when it is started again, on the clock of time.monotonic
         self._backoff = BACKOFF[0]
@@ -115,6 +116,7 @@ class Slot:
         if self.server is not None:
             self.server.kill()
         self.server, self.code, self.why = None, code, why
+        self.falls += 1
         self._enter(State.DOWN, now)
         self._again = now + self._backoff
         self._backoff = min(self._backoff * 2, BACKOFF[1])

@@ -20,7 +20,6 @@ class Item:
     __slots__ = (
         "arrived",
         "deadline",
-        "decoding",
         "done",
         "ended",
         "large",
@@ -41,7 +40,7 @@ class Item:
         self.started = time.perf_counter()
         self.deadline = self.started + seconds
         self.timer: asyncio.TimerHandle | None = None
-        self.decoding = self.queued = False  # where it waits
+        self.queued = False  # it waits for a predict
         self.large = False  # its body is long, or was compressed
         self.ended = False
 

@@ -50,6 +50,8 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Calls in flight finish in both protocols; who takes too long is cut off as ever."""
+        if self.watchdog is not None:
+            self.watchdog.stop()
         sweeping = asyncio.create_task(self._sweep_on())
         try:
             if self.grpc is not None:

@@ -67,19 +67,28 @@ class Reader:
         self._route: Route | None = None
         self._parts: list[bytes] = []
         self._size = self._head_size = 0
-        self._fed = 0  # bytes that came with this head: the parser keeps an unfinished header to itself
+        self._fed = (
+            0  # bytes since the last of a head or a body: the parser keeps an unfinished header or trailer to itself
+        )
+        self._rest = (
+            0  # bytes of a body still to come that the parser does not read: the client asked for an upgrade too
+        )
 
     def feed(self, data: bytes) -> None:
         """Bytes came."""
         if self.state == CLOSED:
             return
+        if self._rest:
+            self._rest_of(data)
+            return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.finish()  # answered as if it had not been asked for, and closed after it
+        except httptools.HttpParserUpgrade as upgrade:  # answered as if it had not been asked for, and closed after it
+            self._rest_of(data[upgrade.args[0] :])
+            self.finish()
         except httptools.HttpParserError:
             self._refuse(400, b"expected HTTP/1.1, found something else")
-        if self.state == HEAD:
+        if self.state in (HEAD, BODY):
             self._fed += len(data)
             if self._fed > LARGEST_HEAD + LARGEST_READ:
                 self._too_long()
@@ -134,9 +143,16 @@ class Reader:
         if self.state == CLOSED:
             return
         self.state = BODY
+        self._fed = 0
         self._route = self._plane.resolve(self._parser.get_method().decode("ascii"), self._path())
-        if declared_length(self._headers) > self._plane.largest_body:
+        length = declared_length(self._headers)
+        if length > self._plane.largest_body:
             self._too_large()
+        elif b"upgrade" in self._headers and self._parser.should_upgrade():
+            self._after = CLOSED
+            self._rest = max(0, length)
+            if b"transfer-encoding" in self._headers:
+                self._refuse(411, b"expected a body with content-length, or no upgrade")
         elif b"expect" in self._headers and continues(self._headers):
             self._connection.go_on()
 
@@ -146,18 +162,30 @@ class Reader:
             return
         self._parts.append(body)
         self._size += len(body)
+        self._fed = 0
         if self._size > self._plane.largest_body:
             self._too_large()
 
     def on_message_complete(self) -> None:
         """The request is whole."""
-        if self.state == CLOSED or self._route is None:
+        if self.state == CLOSED or self._route is None or self._rest:
             return
         self.state = self._after
         parser, parts = self._parser, self._parts
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         keep = parser.should_keep_alive() and parser.get_http_version() != "1.0" and not parser.should_upgrade()
         self._connection.asked(Asked(parser.get_method().decode("ascii"), self._route, self._headers, body, keep))
+
+    def _rest_of(self, data: bytes) -> None:
+        """The body of a request that asked for an upgrade beside it; what comes behind is not read."""
+        if not self._rest:
+            return
+        data = data[: self._rest]
+        self._rest -= len(data)
+        if data:
+            self.on_body(data)
+        if not self._rest:
+            self.on_message_complete()
 
     def _path(self) -> str:
         path = _PATHS.get(self._url)

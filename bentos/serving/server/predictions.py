@@ -19,8 +19,12 @@ from bentos.serving.server.batcher import Batcher, Item
 from bentos.serving.server.errors import failed, refused
 from bentos.serving.server.formats import Work, opened, read
 from bentos.serving.server.messages import Answer
+from bentos.serving.wire.interface import Body
 
 LONG_SECONDS = 0.002  # a predict longer than this runs in the thread
+STANDSTILL = (
+    1.0  # seconds: after a predict on the loop that took so long all of them run in the thread, whatever was measured
+)
 LARGE_BODY = 64 << 10  # a body longer than this, in bytes, is decoded in a thread
 
 
@@ -65,7 +69,8 @@ class Predictions:
         self._batcher = Batcher(batching)
         self._sent = 0.0  # when a predict was given to the thread that is in it still; 0: none is
         self._turning = False  # a turn of the loop is asked for
-        self._decoding = 0  # how many that wait are with the decoder
+        self._misjudged = False  # a predict on the loop took STANDSTILL
+        self._decoding = 0  # how many bodies are with the decoder
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="predict")
         self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
 
@@ -80,9 +85,11 @@ class Predictions:
         return time.perf_counter() - sent if sent else 0.0
 
     def close(self) -> None:
-        """Waits for the body that is decoded and the predict in flight; what waits behind them is dropped."""
+        """Waits for the body that is decoded, and for the predict in flight unless it hangs; what waits behind them is dropped."""
         self._decoder.shutdown(wait=True, cancel_futures=True)
-        self._pool.shutdown(wait=True)
+        while self._sent and self.seconds() <= 2 * self._deadline:
+            time.sleep(0.01)
+        self._pool.shutdown(wait=not self._sent)
 
     def abandon(self) -> None:
         """Answers what waits behind a predict that hangs: this server ends."""
@@ -125,7 +132,7 @@ class Predictions:
     def _decode(self, item: Item) -> None:
         """Into the decoder, and from there into the queue."""
         self._decoding += 1
-        item.decoding = item.large = True
+        item.large = True
         self._watch(item)
         loop = asyncio.get_running_loop()
         decoded = loop.run_in_executor(self._decoder, self._decoded, item)
@@ -142,11 +149,8 @@ class Predictions:
             return failed(item.live, item.request.kind, error)
 
     def _arrived(self, item: Item, made: asyncio.Future[Answer | None]) -> None:
-        if item.ended:
-            return
-        item.decoding = False
         self._decoding -= 1
-        if made.cancelled():  # the server has stopped
+        if item.ended or made.cancelled():  # late, or the server has stopped
             return
         refusal = made.result()
         if refusal is not None:
@@ -169,14 +173,11 @@ class Predictions:
         item.timer = loop.call_later(max(0.0, item.deadline - time.perf_counter()), self._late, item)
 
     def _late(self, item: Item) -> None:
-        """The deadline of *item* has passed: it waits no more, and counts no more among those that do."""
+        """The deadline of *item* has passed: it waits no more. A body that is with the decoder counts until it comes to it."""
         if item.ended:
             return
         if item.queued:
             self._batcher.forget(item)
-        elif item.decoding:
-            item.decoding = False
-            self._decoding -= 1
         self._counts.late()
         self._end(
             item,
@@ -202,7 +203,10 @@ class Predictions:
                 self._send(batch)
                 break
             made += zip(batch, self._answers(batch), strict=True)
-            if (now := time.perf_counter()) > until:
+            began, now = now, time.perf_counter()
+            if now - began > STANDSTILL:
+                self._misjudged = True
+            if now > until:
                 break
         for item, answer in made:
             self._end(item, answer)
@@ -227,6 +231,8 @@ class Predictions:
 
     def _short(self, batch: Sequence[Item]) -> bool:
         """Whether the predict is as short as rows of usual size make it: a row with a long text may take a model for ever."""
+        if self._misjudged:
+            return False
         rows = 0
         for item in batch:
             if item.large:
@@ -235,11 +241,21 @@ class Predictions:
         return self._batching != "off" and batch[0].live.seconds(rows) <= LONG_SECONDS
 
     def _answers(self, batch: Sequence[Item]) -> list[Answer]:
-        """One predict for all, each by itself where that fails; never raises. Runs on the loop or in the thread."""
+        """One predict for all; where that fails one for each half, down to whose rows it was. Never raises. Runs on the loop or
+        in the thread."""
+        self._counts.batch(sum(item.work.data.rows for item in batch if item.work is not None))
+        return self._halved(batch)
+
+    def _halved(self, batch: Sequence[Item]) -> list[Answer]:
+        if self._sent:
+            self._sent = time.perf_counter()  # each predict has its own time
+        if all(item.ended for item in batch):
+            return [Answer(504, Body(b""))] * len(batch)  # given already; nobody gets these
         works = [item.work for item in batch if item.work is not None]  # of all: nothing queues undecoded
-        answers = _together(batch, works) if len(batch) > 1 else None
-        self._counts.batch(sum(work.data.rows for work in works))
-        return answers or [_alone(item, work) for item, work in zip(batch, works, strict=True)]
+        if len(batch) == 1:
+            return [_alone(batch[0], works[0])]
+        half = len(batch) // 2
+        return _together(batch, works) or [*self._halved(batch[:half]), *self._halved(batch[half:])]
 
 
 def _together(batch: Sequence[Item], works: Sequence[Work]) -> list[Answer] | None:

@@ -2,8 +2,8 @@
 
 A predict in the thread that outlasts twice the deadline answers nobody any more: what waits is answered 503, the prediction
 log is written out, and the process ends with EXIT. One that keeps the interpreter's lock, or hangs on the event loop itself,
-lets no code of ours run: faulthandler's own thread, which needs no lock, ends the process once the loop has stood still for
-the deadline. The stacks of all threads go to stderr.
+lets no code of ours run: faulthandler's own thread, which needs no lock, ends the process once the loop has stood still for as
+long. The stacks of all threads go to stderr. A server that drains is watched by whoever told it to.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ logger = logging.getLogger("shipway.server")
 
 EXIT = os.EX_SOFTWARE  # 70
 LEAST_SECONDS = 10.0  # a loop that stands still for less is a busy machine
+MOST_SECONDS = 86_400.0  # what faulthandler's clock holds
 AGAIN_SECONDS = 1.0  # between two winds of faulthandler's clock
 FLUSH_SECONDS = 0.2  # for the last answers to leave
 
@@ -46,7 +47,7 @@ class Watchdog:
             self._ends_at = now + FLUSH_SECONDS
         if now - self._wound >= AGAIN_SECONDS:
             self._wound = now
-            seconds = max(LEAST_SECONDS, self._plane.deadline)
+            seconds = min(max(LEAST_SECONDS, self._plane.state.hung_after), MOST_SECONDS)
             faulthandler.dump_traceback_later(seconds, exit=True, file=sys.stderr)
 
     def stop(self) -> None:

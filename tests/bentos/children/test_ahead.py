@@ -49,6 +49,15 @@ def test_a_child_that_was_started_ahead_runs_as_one_that_was_not(code: Path) -> 
     assert ask()[-1] != waiting.pid, "one run each"
 
 
+def test_what_lies_in_the_folder_it_stands_in_is_not_imported(code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code / "here").mkdir()
+    for name in ("json", "colorsys"):
+        (code / "here" / f"{name}.py").write_text("raise SystemExit('taken from the working folder')")
+    monkeypatch.chdir(code / "here")
+    ahead.start(PYTHON, "says", ["colorsys"])
+    assert "colorsys" in run_module(PYTHON, code, ["says"], 30, "it")
+
+
 def test_its_failure_is_told_as_ever(code: Path) -> None:
     ahead.start(PYTHON, "says", [])
     with pytest.raises(ChildError, match=r"it failed \(exit 1\): as it was asked to"):

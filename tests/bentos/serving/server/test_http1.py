@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -123,6 +124,17 @@ def test_a_client_that_asks_before_it_sends(port: int) -> None:
         assert client.send(body).answer()[0] == 200
 
 
+def test_pages_run_nothing_and_what_a_model_is_called_stays_text() -> None:
+    named = live(Sums(), {1: 1e-6})
+    named = replace(named, model="<script>alert(1)</script>")
+    with served(DataPlane(named)) as port, Client(port) as client:
+        for path in ("/docs", "/readyz", "/metrics", "/nothing"):
+            _, headers, body = client.send(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode()).answer()
+            assert headers["content-security-policy"].startswith("default-src 'none'; style-src 'unsafe-inline'")
+            assert headers["x-content-type-options"] == "nosniff"
+            assert path != "/docs" or b"<script" not in body
+
+
 def test_other_methods_and_pages(port: int) -> None:
     with Client(port) as client:
         assert client.send(b"GET /invocations HTTP/1.1\r\nhost: x\r\n\r\n").answer()[0] == 405
@@ -143,6 +155,32 @@ def test_connections_that_end_after_one_answer(port: int, head: bytes) -> None:
     with Client(port) as client:
         status, headers, _ = client.send(head).answer()
         assert (status, headers["connection"]) == (200, "close")
+        assert client.closed()
+
+
+def test_a_body_beside_an_upgrade_is_read(port: int) -> None:
+    """As Java's HttpClient and curl --http2 send it."""
+    more = "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAAAAIAAAAB\r\n"
+    whole = post(more=more)
+    for cut in (len(whole), len(whole) - 5, whole.index(b"\r\n\r\n") + 4, 30):
+        with Client(port) as client:
+            client.send(whole[:cut])
+            time.sleep(0.05)
+            status, headers, body = client.send(whole[cut:] + b"more").answer()
+            assert (status, json.loads(body), headers["connection"]) == (200, {"predictions": [3.5]}, "close")
+            assert client.closed()
+    with Client(port) as client:
+        chunked = b"POST /invocations HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
+        assert client.send(chunked).answer()[0] == 411
+
+
+def test_an_endless_trailer_is_refused(port: int) -> None:
+    head = b"POST /invocations HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    with Client(port) as client:
+        client.send(head + b"%x\r\n%s\r\n0\r\nx: " % (len(BODY), BODY))
+        for _ in range(20):
+            client.send(b"a" * 65536)
+        assert client.answer()[0] == 431
         assert client.closed()
 
 

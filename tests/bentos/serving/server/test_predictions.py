@@ -188,18 +188,46 @@ def test_who_is_late_no_longer_counts_among_those_that_wait() -> None:
     plane.close()
 
 
-def test_a_long_body_whose_deadline_passed_in_the_decoder_no_longer_counts() -> None:
-    long = Request("invocations", "application/json", "", "", body(7, 300_000))
+def test_one_bad_row_among_many_costs_a_few_predicts_and_no_server() -> None:
+    model = Sums(0.02)
+    plane = DataPlane(live(model, SLOW | {400: 0.02}), deadline=2)
+    answers = run(plane, *(request(13 if n == 77 else 20 + n) for n in range(400)))
+    assert [found.status for found in answers] == [500 if n == 77 else 200 for n in range(400)]
+    assert len(model.calls) < 60
+    assert not plane.state.dead
 
-    async def statuses(plane: DataPlane) -> list[int]:
-        decoding = asyncio.ensure_future(ask(plane, long, long._replace(seconds=0.01)))
-        await asyncio.sleep(0.05)  # the second waits for the decoder, and is late
-        assert plane.state.metrics.queue() == 1
-        return [found.status for found in await decoding]
 
-    plane = DataPlane(live(Sums(), QUICK))
-    assert asyncio.run(statuses(plane)) == [200, 504]
-    assert plane.state.metrics.queue() == 0
+def test_predicts_one_after_the_other_are_no_hang() -> None:
+    async def most(plane: DataPlane) -> float:
+        asking, longest = asyncio.ensure_future(ask(plane, *(request(13) for _ in range(32)))), 0.0
+        while not asking.done():
+            await asyncio.sleep(0.01)
+            longest = max(longest, plane.state.predicting())
+        assert len(await asking) == 32
+        return longest
+
+    plane = DataPlane(live(Sums(0.05), SLOW), deadline=10)
+    assert asyncio.run(most(plane)) < 1.0, "63 predicts of 0.05 s"
+    plane.close()
+
+
+def test_after_a_long_predict_on_the_loop_the_others_run_beside_it() -> None:
+    class Sometimes(Sums):
+        def predict(self, data: Any, params: Any, *, probabilities: bool = False) -> Any:
+            self.seconds = 1.2 if data.matrix("f8")[0, 0] == 99 else 0.0
+            return super().predict(data, params, probabilities=probabilities)
+
+    async def longest(plane: DataPlane) -> float:
+        await ask(plane, request(99))
+        asking, gap = asyncio.ensure_future(ask(plane, request(99))), 0.0
+        while not asking.done():
+            began = time.perf_counter()
+            await asyncio.sleep(0.01)
+            gap = max(gap, time.perf_counter() - began)
+        return gap
+
+    plane = DataPlane(live(Sometimes(), QUICK))
+    assert asyncio.run(longest(plane)) < 0.8, "the loop does not stand still a second time"
     plane.close()
 
 
