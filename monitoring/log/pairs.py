@@ -141,8 +141,11 @@ class LogReader:
 
     def _wait(self, pair: _Pair) -> int:
         """How long after the last record of *pair* another one may still come, in ns."""
-        if self.baseline is None or (pair.baseline is not None and pair.candidate is not None):
+        if self.baseline is None:
             return 0
+        if pair.baseline is not None and pair.candidate is not None:
+            # what fell back waits as long as what did not: else a look would see failures before their contemporaries
+            return 0 if pair.candidate.mirrored else SETTLE_NS
         live = pair.baseline or pair.candidate
         assert live is not None
         if pair.baseline is not None:

@@ -231,11 +231,31 @@ def test_a_fallback_is_counted_against_the_candidate(world: World) -> None:
         record("a", "1", at=1.01, attempt=2, **mine),
     )
     reader.poll()
+    world.now += SETTLE_NS + 2 * SECOND
     row = only(reader.evidence("split"))
     assert (row["assigned"], row["fallback"], row["mirrored"]) == ("candidate", True, False)
     assert (row["baseline_status"], row["candidate_status"]) == (200, 500)
     assert row["error"] == 'candidate 500: {"error": "boom"}'
     assert reader.evidence("split").answers["candidate"].isna().all()
+
+
+def test_a_look_sees_failures_no_sooner_than_what_came_with_them(world: World) -> None:
+    reader = world.reader()
+    reader.mark("split", T0)
+    mine = {"assigned": "candidate/2"}
+    world.log(
+        record("good", "2", at=1, **mine),
+        record("bad", "2", at=1, status=500, response=b'{"error": "boom"}', **mine),
+        record("bad", "1", at=1, attempt=2, **mine),
+    )
+    seen = []
+    for _ in range(10):
+        reader.poll()
+        found = reader.evidence("split").requests
+        seen.append(sorted(found["request_id"]) if len(found) else [])
+        world.now += SECOND // 2
+    assert [] in seen and ["bad", "good"] in seen
+    assert ["bad"] not in seen and ["good"] not in seen
 
 
 def test_a_dead_candidate_leaves_only_the_fallback(world: World) -> None:
@@ -257,6 +277,7 @@ def test_a_late_candidate_joins_its_hedge(world: World) -> None:
     assert reader.evidence("split").requests.empty  # a second answer may still come
     world.log(record("a", "1", at=0.5, assigned="candidate/2", attempt=2))
     reader.poll()
+    world.now += SETTLE_NS
     row = only(reader.evidence("split"))
     assert (row["fallback"], row["candidate_status"], row["candidate_ms"]) == (True, 200, 900.0)
 
