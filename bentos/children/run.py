@@ -32,9 +32,8 @@ def run_module(
     waits; its stdout.
 
     ``code`` is the parent of the package that ``command``'s module lies in, ``environment`` is added to ``child_env``'s, ``given``
-    comes on its stdin. After
-    ``timeout`` seconds the whole process group is killed. Raises ChildError that begins with ``what``; ``late`` is what it
-    advises after a time-out.
+    comes on its stdin. After ``timeout`` seconds the whole process group is killed. Raises ChildError that begins with
+    ``what``; ``late`` is what it advises after a time-out.
     """
     with tempfile.TemporaryDirectory(prefix="shipway-child-") as where:
         env = {**child_env(code), **(environment or {})}

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from bentos.children import ahead
 from bentos.serving.errors import PermanentError
 from flows.release.owner import alive, this_owner
 from monitoring.ledger.ledger import BusyError
@@ -53,6 +54,7 @@ def open_release(
                 f"release of {model}/{version}: {who}, is open. Wait for its end, cancel it with rollback-model, or set"
                 " tolerate_busy: wait in the policy."
             )
+        ahead.end()  # whoever waits here, for an hour at most, holds no interpreters
         log(f"waiting for {who}")
         time.sleep(2.0)
 

@@ -11,8 +11,6 @@ import os
 import runpy
 import sys
 
-from bentos.vet.vet import start_ahead
-
 GRAMMAR = "rfc3987_syntax"
 VETS = "promote-model"  # the flow that vets first of all
 
@@ -20,6 +18,8 @@ VETS = "promote-model"  # the flow that vets first of all
 def main() -> None:
     """Runs the flow run that the environment names."""
     if os.environ.get("PREFECT__FLOW_NAME") == VETS:  # set by Prefect's worker
+        from bentos.vet.vet import start_ahead
+
         start_ahead()
     sys.modules[GRAMMAR] = None  # type: ignore[assignment] # an import of it is an ImportError: as if not installed
     runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)

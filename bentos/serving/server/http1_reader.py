@@ -67,12 +67,8 @@ class Reader:
         self._route: Route | None = None
         self._parts: list[bytes] = []
         self._size = self._head_size = 0
-        self._fed = (
-            0  # bytes since the last of a head or a body: the parser keeps an unfinished header or trailer to itself
-        )
-        self._rest = (
-            0  # bytes of a body still to come that the parser does not read: the client asked for an upgrade too
-        )
+        self._fed = 0  # bytes since the last of a head or body: the parser keeps an unfinished header to itself
+        self._rest = 0  # bytes of a body still to come that the parser leaves, as an upgrade was asked for too
 
     def feed(self, data: bytes) -> None:
         """Bytes came."""
@@ -148,12 +144,14 @@ class Reader:
         length = declared_length(self._headers)
         if length > self._plane.largest_body:
             self._too_large()
-        elif b"upgrade" in self._headers and self._parser.should_upgrade():
+            return
+        if b"upgrade" in self._headers and self._parser.should_upgrade():
             self._after = CLOSED
             self._rest = max(0, length)
             if b"transfer-encoding" in self._headers:
                 self._refuse(411, b"expected a body with content-length, or no upgrade")
-        elif b"expect" in self._headers and continues(self._headers):
+                return
+        if b"expect" in self._headers and continues(self._headers):
             self._connection.go_on()
 
     def on_body(self, body: bytes) -> None:

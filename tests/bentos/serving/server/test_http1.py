@@ -170,6 +170,10 @@ def test_a_body_beside_an_upgrade_is_read(port: int) -> None:
             assert (status, json.loads(body), headers["connection"]) == (200, {"predictions": [3.5]}, "close")
             assert client.closed()
     with Client(port) as client:
+        head, body = post(more=more + "expect: 100-continue\r\n").split(b"\r\n\r\n", 1)
+        assert client.send(head + b"\r\n\r\n").answer()[0] == 100
+        assert client.send(body).answer()[0] == 200
+    with Client(port) as client:
         chunked = b"POST /invocations HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
         assert client.send(chunked).answer()[0] == 411
 
